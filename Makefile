@@ -1,0 +1,98 @@
+# The one door: `make help` lists what can be done. CI calls the same targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTO_VENV := .venv-proto
+PROTOS := $(wildcard protos/memory_service/v1/*.proto)
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Two stamps, so that `make serve` does not install what only developers need.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "Installing the service into $(VENV) (a minute, once) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[all]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	@echo "Installing the service and its development tools into $(VENV) (a minute, once) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+.PHONY: install
+install: $(VENV)/.installed ## Create .venv with the service and all extras
+
+.PHONY: tools
+tools: $(VENV)/.installed-dev ## Add the development tools to .venv, buf among them
+
+.PHONY: serve
+serve: $(VENV)/.installed ## Run the service on 127.0.0.1:50051 with an embedded PostgreSQL
+	$(BIN)/memory-service serve
+
+.PHONY: demo
+demo: $(VENV)/.installed ## Store a few hundred texts for several users and search them
+	$(BIN)/python examples/demo.py
+
+.PHONY: test
+test: $(VENV)/.installed-dev ## Run all tests with coverage
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.installed-dev ## Check style (ruff) and the contract (buf)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+
+.PHONY: types
+types: $(VENV)/.installed-dev ## Check types (mypy strict)
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(VENV)/.installed-dev ## Format the code and sort its imports
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write
+
+# Code made by grpcio-tools 1.81.1 loads on protobuf 6.33.5 and 7.x; newer generators shut out protobuf 6 clients.
+# That generator needs protobuf 6 itself, hence an environment of its own.
+$(PROTO_VENV)/.installed: Makefile
+	$(PYTHON) -m venv $(PROTO_VENV)
+	@$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check 'grpcio-tools==1.81.1' 'mypy-protobuf==5.1.0' 'protobuf==6.33.5'
+	@touch $@
+
+.PHONY: proto
+proto: $(PROTO_VENV)/.installed ## Generate the stubs in memory_service/v1 from protos/
+	$(PROTO_VENV)/bin/python scripts/generate_stubs.py
+
+.PHONY: proto-check
+proto-check: $(PROTO_VENV)/.installed ## Fail when the committed stubs are stale
+	$(PROTO_VENV)/bin/python scripts/generate_stubs.py --check
+
+.PHONY: docs
+docs: $(VENV)/.installed-dev ## Write the generated parts of the documentation
+	$(BIN)/python scripts/generate_docs.py
+
+.PHONY: docs-check
+docs-check: $(VENV)/.installed-dev ## Fail when the generated parts of the documentation are stale
+	$(BIN)/python scripts/generate_docs.py --check
+
+.PHONY: check
+check: lint types proto-check docs-check test ## Everything CI runs
+
+.PHONY: image
+image: ## Build the container image
+	docker build --tag memory-service:dev .
+
+.PHONY: clean
+clean: ## Remove environments, caches and build products (not your data)
+	rm -rf $(VENV) $(PROTO_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build
