@@ -1,0 +1,113 @@
+"""Stopping what runs for a call: its deadline, its caller's cancellation, and the race between both and the end.
+
+A cancel request that arrives late hits the next query on the same connection (SpiceDB #2294, #2434). So a call
+holds its connection under a lock, a cancel in flight delays the call's end, and a connection whose query was
+cancelled runs an empty one before anybody else gets it.
+"""
+
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import structlog
+
+from db.errors import CallCancelled, StatementTimeout
+
+log = structlog.get_logger(__name__)
+
+CANCEL_TIMEOUT_S = 2.0
+
+
+class Canceller:
+    """The threads that send cancel requests: a caller's thread must not wait for the database to accept one."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="cancel")
+
+    def submit(self, call: "Call") -> None:
+        """Stops what runs for `call`, soon."""
+        try:
+            self._threads.submit(call.cancel_statement)
+        except RuntimeError:  # closed: the pool is gone too
+            return
+
+    def close(self) -> None:
+        """Waits for cancel requests under way."""
+        self._threads.shutdown()
+
+
+class Call:
+    """One caller's request as the database layer sees it: until when it may run, and how it is stopped."""
+
+    def __init__(self, canceller: Canceller | None = None, *, timeout_s: float | None = None) -> None:
+        self._canceller = canceller
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._lock = threading.Lock()
+        self._connection: psycopg.Connection[object] | None = None
+        self._cancelled = False
+        self._cancel_sent = False
+
+    def remaining_s(self) -> float | None:
+        """Returns the seconds left, at least 0, or None where there is no deadline."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def cancel(self) -> None:
+        """Stops the call's current and further statements. Never blocks; may be called from any thread, at any time."""
+        self._cancelled = True
+        if self._connection is not None and self._canceller is not None:
+            self._canceller.submit(self)
+
+    def ended_early(self) -> StatementTimeout | CallCancelled | None:
+        """Returns why the call may not go on: its deadline has passed or it was cancelled."""
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return StatementTimeout("the deadline passed")
+        if self._cancelled:
+            return CallCancelled("the caller cancelled")
+        return None
+
+    def attach(self, connection: psycopg.Connection[object]) -> None:
+        """Lets `cancel` reach what runs on this connection.
+
+        Raises:
+            StatementTimeout: When the deadline has passed.
+            CallCancelled: When the call was cancelled.
+        """
+        with self._lock:
+            # Before the check: a `cancel` in between finds either the connection or its own mark noticed.
+            self._connection = connection
+            self._cancel_sent = False
+            if (error := self.ended_early()) is not None:
+                self._connection = None
+                raise error
+
+    def detach(self) -> bool:
+        """Ends what `attach` began, waiting for a cancel in flight; returns whether one was sent."""
+        with self._lock:
+            self._connection = None
+            return self._cancel_sent
+
+    def cancel_statement(self) -> None:
+        """Asks the database to stop this call's statement; where it does not answer, cuts the connection."""
+        with self._lock:
+            connection = self._connection
+            if connection is None or connection.closed:
+                return
+            self._cancel_sent = True
+            try:
+                connection.cancel_safe(timeout=CANCEL_TIMEOUT_S)
+            except psycopg.Error:
+                # A paused or unreachable server: waking the waiting thread is the only way left to stop the call.
+                log.warning("cancel_failed_connection_cut")
+                _cut(connection)
+
+
+def _cut(connection: psycopg.Connection[object]) -> None:
+    # Through a duplicate: the descriptor stays libpq's to close.
+    with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        try:
+            duplicate.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return

@@ -1,0 +1,1 @@
+"""Tests of the database layer, against a real PostgreSQL."""
