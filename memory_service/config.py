@@ -1,0 +1,278 @@
+"""Settings: every tunable of the service, read from the environment once, checked all at once."""
+
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "MEMORY_"
+
+Embedder = Literal["local", "openai", "none"]
+
+# Model and dimensions where the settings leave them open.
+DEFAULT_MODELS: dict[Embedder, tuple[str, int | None]] = {
+    "local": ("wordllama-l2-supercat-256", 256),
+    "openai": ("text-embedding-3-small", 1536),
+    "none": ("caller", None),
+}
+KNOWN_DIMENSIONS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
+
+MAX_DIMENSIONS = 16_000  # pgvector's limit for a halfvec column
+
+
+class ConfigurationError(Exception):
+    """The environment holds values the service cannot run with; the message lists all of them."""
+
+
+class Settings(BaseSettings):
+    """The service's settings; each is read from the variable MEMORY_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
+
+    listen: str = Field("127.0.0.1:50051", description="Address and port of the gRPC service; port 0 takes a free one.")
+    ops_listen: str = Field(
+        "127.0.0.1:50052",
+        description="Second address, for health checks only: it answers when the first is saturated. `off`: none.",
+    )
+    insecure: bool = Field(
+        default=False,
+        description="Allow a `listen` address that other machines can reach although calls are neither encrypted "
+        "nor authenticated.",
+    )
+    workers: int = Field(1, ge=1, le=64, description="Server processes sharing the port.")
+    threads: int = Field(24, ge=1, le=512, description="Calls one process works on at the same time.")
+    max_concurrent_calls: int = Field(
+        96, ge=1, le=10_000, description="Calls one process accepts, working or queued; more get RESOURCE_EXHAUSTED."
+    )
+    reflection: bool = Field(default=True, description="Serve gRPC reflection, for grpcurl and buf curl.")
+    drain_delay_s: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        description="Seconds between reporting NOT_SERVING on SIGTERM and closing the port; give load balancers ~5.",
+    )
+    drain_grace_s: float = Field(
+        20.0, ge=0, le=600, description="Seconds that calls under way have to finish on SIGTERM."
+    )
+
+    data_dir: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_data_dir("memory-service")),
+        description="Where the embedded PostgreSQL keeps its data. Unset: the platform's user data folder.",
+    )
+    database_url: Annotated[
+        SecretStr | None, Field(validation_alias=AliasChoices("MEMORY_DATABASE_URL", "DATABASE_URL"))
+    ] = Field(None, description="PostgreSQL to use in place of the embedded one, as a URL or libpq keywords.")
+    direct_database_url: SecretStr | None = Field(
+        None,
+        description="The same database without a transaction pooler in between, for migrations. Unset: `database_url`.",
+    )
+    prepared_statements: bool = Field(
+        default=True, description="Turn off behind a transaction pooler that does not support prepared statements."
+    )
+    pool_min_size: int = Field(4, ge=1, le=1_000, description="Database connections each process keeps open.")
+    pool_max_size: int = Field(16, ge=1, le=1_000, description="Most database connections of each process.")
+    pool_timeout_s: float = Field(1.0, gt=0, le=60, description="Longest wait for a database connection.")
+    statement_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="Longest a statement may run, whatever the caller's deadline."
+    )
+    slow_query_ms: float = Field(100.0, ge=0, description="Statements slower than this are logged with their name.")
+
+    embedder: Embedder = Field("local", description="What embeds text. `none`: callers send embeddings.")
+    embedding_model: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Unset: the embedder's default (openai: text-embedding-3-small).",
+    )
+    embedding_dimensions: int | None = Field(
+        None, ge=1, le=MAX_DIMENSIONS, description="Unset: the model's own. Required for `none` and for unknown models."
+    )
+    openai_api_key: Annotated[
+        SecretStr | None, Field(validation_alias=AliasChoices("MEMORY_OPENAI_API_KEY", "OPENAI_API_KEY"))
+    ] = Field(None, description="API key for `openai`. May stay unset where `openai_base_url` needs none.")
+    openai_base_url: Annotated[
+        str | None, Field(validation_alias=AliasChoices("MEMORY_OPENAI_BASE_URL", "OPENAI_BASE_URL"))
+    ] = Field(None, description="Endpoint that speaks OpenAI's protocol. Unset: OpenAI itself.")
+    openai_batch_size: int = Field(256, ge=1, le=2_048, description="Most texts in one request to the provider.")
+    embedding_timeout_s: float = Field(10.0, gt=0, le=600, description="Longest wait for one request to the provider.")
+    embedding_retries: int = Field(3, ge=0, le=10, description="Retries, with back-off, of a failed provider request.")
+
+    deleted_retention_days: float = Field(
+        30.0, ge=0, le=36_500, description="Days a soft-deleted memory can be restored before it is purged."
+    )
+    request_id_retention_hours: float = Field(
+        24.0, gt=0, le=8_760, description="Hours a request_id is remembered to recognize repeated calls."
+    )
+    purge_interval_s: float = Field(
+        300.0, gt=0, le=86_400, description="Seconds between purges of expired deletions and request ids."
+    )
+    access_flush_interval_s: float = Field(
+        0.5, gt=0, le=60, description="Seconds that recorded accesses are gathered before they are written."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto`: console on a terminal, JSON otherwise."
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _listen_is_an_address(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+    @field_validator("ops_listen")
+    @classmethod
+    def _ops_listen_is_an_address_or_off(cls, value: str) -> str:
+        if value != "off":
+            split_address(value)
+        return value
+
+    @field_validator("database_url", "direct_database_url")
+    @classmethod
+    def _url_can_be_parsed(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            import psycopg  # noqa: PLC0415 - only settings that name a database need it
+
+            try:
+                psycopg.conninfo.conninfo_to_dict(value.get_secret_value())
+            except psycopg.ProgrammingError:
+                raise ValueError("is neither a postgresql:// URL nor libpq keywords") from None
+        return value
+
+    @field_validator("openai_base_url")
+    @classmethod
+    def _base_url_is_http(cls, value: str | None) -> str | None:
+        if value is not None and not _is_http_address(value):
+            raise ValueError("is not an http:// or https:// address, for example http://127.0.0.1:11434/v1")
+        return value
+
+    @model_validator(mode="after")
+    def _values_agree(self) -> Self:
+        problems = []
+        if self.pool_min_size > self.pool_max_size:
+            problems.append(
+                f"MEMORY_POOL_MIN_SIZE ({self.pool_min_size}) exceeds MEMORY_POOL_MAX_SIZE ({self.pool_max_size})"
+            )
+        if self.embedding_dimensions is None and self._default_dimensions() is None:
+            problems.append(f"MEMORY_EMBEDDING_DIMENSIONS is required with {self._dimensions_reason()}")
+        if self.embedder == "local" and self.embedding_model not in {None, DEFAULT_MODELS["local"][0]}:
+            problems.append(f"MEMORY_EMBEDDING_MODEL: the local embedder has only {DEFAULT_MODELS['local'][0]!r}")
+        if self.embedder == "local" and self.embedding_dimensions not in {None, DEFAULT_MODELS["local"][1]}:
+            problems.append(f"MEMORY_EMBEDDING_DIMENSIONS: the local embedder has {DEFAULT_MODELS['local'][1]}")
+        if self.embedder == "openai" and self.openai_api_key is None and self.openai_base_url is None:
+            problems.append("MEMORY_OPENAI_API_KEY (or OPENAI_API_KEY) is required with MEMORY_EMBEDDER=openai")
+        if self.direct_database_url is not None and self.database_url is None:
+            problems.append("MEMORY_DIRECT_DATABASE_URL is set without MEMORY_DATABASE_URL")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _default_dimensions(self) -> int | None:
+        if self.embedding_model in KNOWN_DIMENSIONS:
+            return KNOWN_DIMENSIONS[self.embedding_model]
+        return DEFAULT_MODELS[self.embedder][1] if self.embedding_model is None or self.embedder == "local" else None
+
+    def _dimensions_reason(self) -> str:
+        return "MEMORY_EMBEDDER=none" if self.embedder == "none" else f"MEMORY_EMBEDDING_MODEL={self.embedding_model}"
+
+    @property
+    def model(self) -> str:
+        """The embedding model in force."""
+        return self.embedding_model or DEFAULT_MODELS[self.embedder][0]
+
+    @property
+    def dimensions(self) -> int:
+        """The embedding dimensions in force."""
+        dimensions = self.embedding_dimensions or self._default_dimensions()
+        assert dimensions is not None  # noqa: S101 - _values_agree has checked it
+        return dimensions
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the embedded PostgreSQL is used."""
+        return self.database_url is None
+
+
+def _is_http_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is not one, a broken IPv6 address
+        return False
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Splits "host:port" or "[::1]:port"; raises ValueError for anything else."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:  # noqa: PLR2004
+        raise ValueError(f"{address!r} is not HOST:PORT, for example 127.0.0.1:50051 or [::1]:50051")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"{address!r}: put an IPv6 host in brackets, for example [::1]:50051")
+    return host.strip("[]"), int(port)
+
+
+def variables(name: str) -> list[str]:
+    """Returns the environment variables that set field `name`, the preferred one first."""
+    alias = Settings.model_fields[name].validation_alias
+    if isinstance(alias, AliasChoices):
+        return [str(choice) for choice in alias.choices]
+    return [PREFIX + name.upper()]
+
+
+@cache
+def _known_variables() -> frozenset[str]:
+    return frozenset(variable for name in Settings.model_fields for variable in variables(name))
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """Returns a warning for each MEMORY_ variable that no setting reads, with the likeliest one meant."""
+    warnings = []
+    for variable in sorted(environment):
+        if variable.startswith(PREFIX) and variable not in _known_variables():
+            close = get_close_matches(variable, sorted(_known_variables()), n=1)
+            warnings.append(f"{variable} is not a setting" + (f"; did you mean {close[0]}?" if close else ""))
+    return warnings
+
+
+def load(**overrides: Any) -> Settings:
+    """Reads the settings from the environment, `overrides` (by field name) winning.
+
+    Raises:
+        ConfigurationError: With every bad value and the variable it came from, one a line.
+    """
+    given = {
+        variables(name)[0] if _has_alias(name) else name: value
+        for name, value in overrides.items()
+        if value is not None
+    }
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigurationError(_describe(error)) from None
+
+
+def _has_alias(name: str) -> bool:
+    return Settings.model_fields[name].validation_alias is not None
+
+
+def _describe(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        message = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:  # a check across fields names its variables itself
+            lines.append(message)
+            continue
+        # pydantic names a field with aliases by its first alias, whichever variable the value came from.
+        where = str(problem["loc"][0])
+        names = next((variables(name) for name in Settings.model_fields if where in {name, *variables(name)}), [where])
+        variable = next((name for name in names if os.environ.get(name)), names[0])
+        lines.append(f"{variable}: {message[0].lower()}{message[1:]}")
+    return "\n".join(lines)
