@@ -22,7 +22,7 @@ DatabaseError
 
 
 class DatabaseError(Exception):
-    """The root of the database layer's errors; its message is safe to show to a client, EmbeddedPostgresError's aside."""
+    """The root of the database layer's errors; its message may be shown to a client (EmbeddedPostgresError's not)."""
 
 
 class MemoryNotFound(DatabaseError):

@@ -23,6 +23,9 @@ T = TypeVar("T")
 ATTEMPTS = 3
 # A connection unused this long is tried out before it is lent: 46 µs, against 4 µs for one just returned.
 IDLE_BEFORE_CHECK_S = 5.0
+# With the default of 300 s the gaps between attempts grow to minutes, and a healed database looks down. Whoever asks
+# for a connection starts the next attempts.
+RECONNECT_TIMEOUT_S = 10.0
 
 # Notice a dead server in seconds: libpq would wait for ever to connect, and TCP for two hours once connected.
 CONNECT = {
@@ -53,8 +56,9 @@ class Database:
     def __init__(self, url: str, options: PoolOptions) -> None:
         self._options = options
         self._canceller = Canceller()
+        self._lock = threading.Lock()
         self._lent = 0
-        self._lent_lock = threading.Lock()
+        self._callers = 0  # who hold a connection or wait for one
         self._drained_at = 0.0
         self._pool = psycopg_pool.ConnectionPool(
             url,
@@ -67,11 +71,12 @@ class Database:
             min_size=options.min_size,
             max_size=options.max_size,
             timeout=options.timeout_s,
-            max_waiting=options.max_size,
+            # `_enter` bounds the queue: psycopg_pool 3.3 counts callers who gave up long ago as waiting, and once
+            # `max_waiting` is full of them it refuses everybody and never tries to connect again.
+            max_waiting=0,
             max_lifetime=1_800,
             max_idle=300,
-            # With the default of 300 s the gaps between attempts grow to minutes, and a healed database looks down.
-            reconnect_timeout=10,
+            reconnect_timeout=RECONNECT_TIMEOUT_S,
             configure=self._configure,
             name="memory",
             open=False,
@@ -169,21 +174,37 @@ class Database:
             if attached and call.detach():
                 _absorb_late_cancel(conn)
             conn.last_used_at = time.monotonic()
-            with self._lent_lock:
+            with self._lock:
                 self._lent -= 1
+                self._callers -= 1
             self._pool.putconn(conn)
 
     def _take(self, call: Call) -> Connection:
-        conn = self._borrow(call)
-        # Not psycopg_pool's `check`: it tries connections out one a second, and those of a restarted server died
-        # together.
-        while _died_idle(conn):
-            self._discard(conn)
-            self._pool.putconn(conn)
+        self._enter()
+        try:
             conn = self._borrow(call)
-        with self._lent_lock:
+            # Not psycopg_pool's `check`: it tries connections out one a second, and those of a restarted server died
+            # together.
+            while _died_idle(conn):
+                self._discard(conn)
+                self._pool.putconn(conn)
+                conn = self._borrow(call)
+        except BaseException:
+            with self._lock:
+                self._callers -= 1
+            raise
+        with self._lock:
             self._lent += 1
         return conn
+
+    def _enter(self) -> None:
+        """Counts a caller in; there may be as many waiting for a connection as there are connections."""
+        with self._lock:
+            if self._callers >= 2 * self._options.max_size:
+                if self._lent == 0:
+                    raise DatabaseUnavailable("the database cannot be reached")
+                raise PoolExhausted("all database connections are busy and the queue for them is full")
+            self._callers += 1
 
     def _borrow(self, call: Call) -> Connection:
         if (error := call.ended_early()) is not None:
@@ -192,8 +213,6 @@ class Database:
         timeout_s = self._options.timeout_s if remaining_s is None else min(self._options.timeout_s, remaining_s)
         try:
             return self._pool.getconn(timeout_s)
-        except psycopg_pool.TooManyRequests as error:
-            raise PoolExhausted("all database connections are busy and the queue for them is full") from error
         except psycopg_pool.PoolTimeout as error:
             raise call.ended_early() or self._why_none_was_free() from error
         except psycopg_pool.PoolClosed as error:
@@ -209,7 +228,7 @@ class Database:
         """Closes a dead connection and, once a second at most, replaces the idle ones: they died with it."""
         conn.close()
         now = time.monotonic()
-        with self._lent_lock:
+        with self._lock:
             if now - self._drained_at < 1.0:
                 return
             self._drained_at = now

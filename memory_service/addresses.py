@@ -1,0 +1,95 @@
+"""Addresses to listen on: which are safe without authentication, and why one cannot be bound."""
+
+import errno
+import ipaddress
+import os
+import socket
+from contextlib import ExitStack
+
+from memory_service.config import split_address
+
+NO_AUTHENTICATION = (
+    "there is neither TLS nor authentication yet: pass --insecure (MEMORY_INSECURE=true) if the network is trusted"
+)
+
+
+class AddressError(Exception):
+    """An address cannot be listened on, or must not be; the message says why."""
+
+
+def require_loopback(address: str) -> None:
+    """Refuses an address that other machines can reach.
+
+    Raises:
+        AddressError: When any address the host stands for is not of this machine alone.
+    """
+    for _, socket_address in _resolve(address):
+        if not ipaddress.ip_address(socket_address[0]).is_loopback:
+            raise AddressError(f"refusing to listen on {address}, which other machines can reach; {NO_AUTHENTICATION}")
+
+
+def require_free(address: str) -> None:
+    """Binds an address and lets go of it: gRPC does not say why it cannot.
+
+    Raises:
+        AddressError: With the reason, when the port is taken, or none of the host's addresses can be bound.
+    """
+    problems = []
+    for family, socket_address in (resolved := _resolve(address)):
+        try:
+            _bind(family, socket_address, share=False).close()
+        except OSError as error:
+            # One address of several may be missing, such as ::1 of localhost where there is no IPv6.
+            problems.append(error)
+    taken = [problem for problem in problems if problem.errno == errno.EADDRINUSE]
+    if taken or len(problems) == len(resolved):
+        raise _explained(address, (taken or problems)[0])
+
+
+def reserve(address: str) -> tuple[socket.socket, str]:
+    """Binds an address for several processes to share (SO_REUSEPORT), without listening.
+
+    Returns the socket, to be kept open as long as the port is to stay theirs, and the address with the port bound.
+
+    Raises:
+        AddressError: When it cannot be bound, or is bound already: another service may share its ports, too.
+    """
+    require_free(address)
+    family, socket_address = _resolve(address)[0]
+    try:
+        sock = _bind(family, socket_address, share=True)
+    except OSError as error:
+        raise _explained(address, error) from None
+    return sock, with_port(address, sock.getsockname()[1])
+
+
+def with_port(address: str, port: int) -> str:
+    """Returns the address with its port replaced."""
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _resolve(address: str) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    host, port = split_address(address)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise AddressError(f"cannot listen on {address}: {error.strerror}") from None
+    return [(family, (str(where[0]), port)) for family, _, _, _, where in found]
+
+
+def _bind(family: socket.AddressFamily, socket_address: tuple[str, int], *, share: bool) -> socket.socket:
+    with ExitStack() as failing:
+        sock = failing.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if share else socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # As gRPC does it: [::] takes the IPv4 port as well.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(socket_address)
+        failing.pop_all()
+    return sock
+
+
+def _explained(address: str, error: OSError) -> AddressError:
+    taken = error.errno == errno.EADDRINUSE
+    reason = "the port is taken by another process" if taken else os.strerror(error.errno or 0).lower()
+    return AddressError(f"cannot listen on {address}: {reason}")

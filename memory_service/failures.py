@@ -1,0 +1,50 @@
+"""How a command fails: errors that its user can mend take one line, and only defects a traceback."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from db.errors import DatabaseError
+from memory_service.addresses import AddressError
+from memory_service.config import ConfigurationError
+from memory_service.embedding.errors import EmbeddingError
+
+FAILED = 1
+MISUSED = 2
+CUT_OFF = 3
+"""A server stopped as asked, but not all calls could end."""
+INTERRUPTED = 130
+
+
+def exit_status_of(command: Callable[[], int]) -> int:
+    """Runs a command and returns its exit status, having told standard error why it failed."""
+    try:
+        return command()
+    except ConfigurationError as error:
+        complain(f"the configuration is not usable:\n{_indented(str(error))}")
+        return MISUSED
+    except (AddressError, DatabaseError, EmbeddingError) as error:
+        complain(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def complain(message: str) -> None:
+    """Tells standard error."""
+    sys.stderr.write(f"memory-service: {message}\n")
+
+
+def end_process(status: int) -> NoReturn:
+    """Ends the process; at once where a call was cut off: its thread may hang, and the interpreter waits for that."""
+    if status == CUT_OFF:
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _indented(lines: str) -> str:
+    return "\n".join(f"  {line}" for line in lines.splitlines())

@@ -1,0 +1,72 @@
+"""Running a change once: directly, or under a request id that a repeated call is recognized by."""
+
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeVar
+
+from db import requests
+from db.cancellation import Call
+from db.connection import Connection
+from db.pool import Database
+from db.requests import RequestKey
+from memory_service.fields import FieldReader
+from memory_service.v1 import memory_pb2 as pb
+
+Reply = TypeVar(
+    "Reply",
+    pb.InsertVectorResponse,
+    pb.BatchInsertVectorsResponse,
+    pb.UpdateVectorResponse,
+    pb.DeleteVectorResponse,
+    pb.RestoreVectorResponse,
+)
+Mutation = (
+    pb.InsertVectorRequest
+    | pb.BatchInsertVectorsRequest
+    | pb.UpdateVectorRequest
+    | pb.DeleteVectorRequest
+    | pb.RestoreVectorRequest
+)
+
+
+def read_key(fields: FieldReader, request: Mutation, *, now: datetime) -> RequestKey | None:
+    """Reads a mutating request's request_id; None where it has none."""
+    request_id = fields.optional_uuid("request_id", request.request_id)
+    if request_id is None:
+        return None
+    content = request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(deterministic=True)
+    return RequestKey(
+        user_id=request.user_id,
+        request_id=request_id,
+        request_hash=hashlib.sha256(content).digest(),
+        expires_at=now + fields.limits.request_id_retention,
+    )
+
+
+def run(
+    database: Database,
+    call: Call,
+    key: RequestKey | None,
+    *,
+    prepare: Callable[[], Callable[[Connection], Reply]],
+    reply: type[Reply],
+    now: datetime,
+) -> Reply:
+    """Runs a change, or returns what it replied the first time.
+
+    `prepare` does what needs no transaction, above all embedding, and returns the change itself; it is not called
+    for a repeated request, which so succeeds even while the embedder is down.
+
+    Raises:
+        RequestIdReused: When the request id was used for another request.
+    """
+    if key is None:
+        return database.write(call, prepare())
+    known = database.read(call, lambda conn: requests.find(conn, key, now=now))
+    if known is None:
+        change = prepare()
+        known = database.write(
+            call, lambda conn: requests.once(conn, key, lambda: change(conn).SerializeToString(), now=now)
+        )
+    return reply.FromString(known)

@@ -1,0 +1,172 @@
+"""Asking for memories back: SearchSimilar, GetVector, GetRecent, GetStats."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from db import fetch, recent, search, stats
+from db.access import AccessBuffer
+from db.cancellation import Call
+from db.connection import Connection
+from db.errors import MemoryDeleted, ReplyTooLarge
+from db.memory import Memory, View
+from db.pool import Database
+from db.recent import Page, Position
+from db.search import Hit
+from db.vectors import Embedding
+from memory_service import page_token, replies, requests, search_request
+from memory_service.embedding.errors import TextNotEmbeddable
+from memory_service.fields import FieldReader
+from memory_service.limits import Limits
+from memory_service.search_request import SearchDraft
+from memory_service.text_embeddings import TextEmbeddings
+from memory_service.v1 import memory_pb2 as pb
+from memory_service.violations import InvalidArgument, Violation, Violations
+from memory_service.wire_vectors import COMPONENT_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recall:
+    """The reading RPCs over one database."""
+
+    database: Database
+    accesses: AccessBuffer
+    embeddings: TextEmbeddings | None
+    """None where the server has no embedder."""
+    dimensions: int
+    limits: Limits
+    clock: Callable[[], datetime]
+    """Returns the current time in UTC."""
+
+    def _fields(self) -> FieldReader:
+        return FieldReader(self.limits, self.dimensions, self.embeddings is not None, Violations())
+
+    def get(self, request: pb.GetVectorRequest, call: Call) -> pb.GetVectorResponse:
+        """Reads one memory, live or soft-deleted."""
+        fields = self._fields()
+        user_id = fields.user_id(request.user_id)
+        memory_id = fields.uuid("id", request.id)
+        view = fields.choice("view", request.view, requests.VIEWS)
+        encoding = requests.encoding(fields, request.embedding_encoding, default=pb.VECTOR_ENCODING_FLOATS)
+        fields.violations.raise_if_any()
+
+        memory = self.database.read(call, lambda conn: fetch.fetch(conn, user_id, memory_id, view=view))
+        if not request.skip_access_recording:
+            self._record(user_id, [memory])
+        return pb.GetVectorResponse(memory=replies.memory(memory, encoding))
+
+    def search(self, request: pb.SearchSimilarRequest, call: Call) -> pb.SearchSimilarResponse:
+        """Finds the memories nearest to an embedding, a text or a memory."""
+        fields = self._fields()
+        draft = search_request.read(fields, request)
+        fields.violations.raise_if_any()
+
+        embedding = self._embed(draft.query.text, call) if draft.query.text else draft.query.embedding
+
+        def nearest(conn: Connection) -> list[Hit]:
+            origin = embedding or _origin(conn, draft, show_deleted=request.show_deleted)
+            return search.search(conn, draft.user_id, draft.nearest(origin, max_text_bytes=self.limits.max_reply_bytes))
+
+        hits = self.database.read(call, nearest)
+        reply = replies.search(hits, draft.encoding)
+        if (size := reply.ByteSize()) > self.limits.max_reply_bytes:
+            raise ReplyTooLarge(count=len(hits), size=size, allowed=self.limits.max_reply_bytes)
+        if not request.skip_access_recording:
+            self._record(draft.user_id, [hit.memory for hit in hits])
+        return reply
+
+    def _embed(self, text: str, call: Call) -> Embedding | None:
+        if self.embeddings is None:  # refused while reading the request
+            return None
+        try:
+            [embedding] = self.embeddings.embed([text], call)
+        except TextNotEmbeddable as error:
+            violation = Violation("text", error.reason, pb.ERROR_REASON_TEXT_NOT_EMBEDDABLE)
+            raise InvalidArgument([violation]) from error
+        return embedding
+
+    def _record(self, user_id: str, memories: list[Memory]) -> None:
+        live = [memory.id for memory in memories if memory.deleted_at is None]
+        self.accesses.record(user_id, live, at=self.clock())
+
+    def recent(self, request: pb.GetRecentRequest, call: Call) -> pb.GetRecentResponse:
+        """Lists memories, newest first, one page."""
+        fields = self._fields()
+        user_id = fields.user_id(request.user_id)
+        view = fields.choice("view", request.view, requests.VIEWS)
+        encoding = requests.encoding(fields, request.embedding_encoding, default=pb.VECTOR_ENCODING_FLOATS)
+        page_size = self._page_size(fields, request.page_size, view, encoding)
+        memory_filter = requests.memory_filter(fields, request.filter, show_deleted=request.show_deleted)
+        fields.violations.raise_if_any()
+        after = page_token.decode(request.page_token, request) if request.page_token else None
+
+        def page(conn: Connection) -> Page:
+            return recent.recent(
+                conn,
+                user_id,
+                filter=memory_filter,
+                after=after,
+                page_size=page_size,
+                view=view,
+                max_text_bytes=self.limits.max_reply_bytes,
+            )
+
+        return self._recent_reply(self.database.read(call, page), request, encoding)
+
+    def _page_size(self, fields: FieldReader, value: int, view: View, encoding: pb.VectorEncoding.ValueType) -> int:
+        if value < 0:
+            fields.violations.add("page_size", f"is {value}, expected 0 or more")
+        page_size = min(value, self.limits.max_page_size) if value > 0 else self.limits.default_page_size
+        if view is not View.FULL:
+            return page_size
+        embedding_bytes = self.dimensions * COMPONENT_BYTES[encoding]
+        return max(1, min(page_size, self.limits.max_reply_bytes // (2 * embedding_bytes)))
+
+    def _recent_reply(
+        self, page: Page, request: pb.GetRecentRequest, encoding: pb.VectorEncoding.ValueType
+    ) -> pb.GetRecentResponse:
+        """Builds the reply, ending the page early where a further memory would make it too large."""
+        reply, size, end = pb.GetRecentResponse(), 0, page.end
+        for memory in page.memories:
+            message = replies.memory(memory, encoding)
+            size += message.ByteSize()
+            if size > self.limits.max_reply_bytes and reply.memories:
+                break
+            reply.memories.append(message)
+        if len(reply.memories) < len(page.memories):
+            last = page.memories[len(reply.memories) - 1]
+            end = Position(last.created_at, last.id)
+        if end is not None:
+            reply.next_page_token = page_token.encode(end, request)
+        return reply
+
+    def stats(self, request: pb.GetStatsRequest, call: Call) -> pb.GetStatsResponse:
+        """Counts what the user has stored."""
+        fields = self._fields()
+        user_id = fields.user_id(request.user_id)
+        conversation_limit = fields.size(
+            "conversation_limit",
+            request.conversation_limit,
+            default=self.limits.default_conversation_limit,
+            maximum=self.limits.max_conversation_limit,
+        )
+        fields.violations.raise_if_any()
+        counted = self.database.read(
+            call,
+            lambda conn: stats.user_stats(
+                conn, user_id, conversation_limit=conversation_limit, dimensions=self.dimensions
+            ),
+        )
+        return replies.stats(counted)
+
+
+def _origin(conn: Connection, draft: SearchDraft, *, show_deleted: bool) -> Embedding:
+    """Returns the embedding of the memory that the search starts from."""
+    if draft.query.memory_id is None:
+        raise ValueError("a search without a query passed validation")
+    memory = fetch.fetch(conn, draft.user_id, draft.query.memory_id, view=View.FULL)
+    if memory.deleted_at is not None and not show_deleted:
+        raise MemoryDeleted(f"memory {memory.id} is deleted; restore it first, or set show_deleted")
+    if memory.embedding is None:
+        raise ValueError("the full view lacks its embedding")
+    return memory.embedding

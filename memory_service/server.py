@@ -1,0 +1,152 @@
+"""The gRPC listeners of one process: the service itself, and the ops address that only answers health checks."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import grpc
+import structlog
+
+from memory_service import descriptors
+from memory_service.addresses import AddressError, require_free, with_port
+from memory_service.config import Settings
+from memory_service.health import Health
+from memory_service.interceptors import CallInterceptor, CallsInFlight, ToStatus
+from memory_service.limits import limits_of
+from memory_service.reflection import Reflection
+from memory_service.v1 import memory_pb2, memory_pb2_grpc
+
+log = structlog.get_logger(__name__)
+
+SERVICE = memory_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name
+
+# Between refusing calls and stopping the server: enough for those that are on their way.
+REFUSING_S = 0.2
+
+# How long handlers may go on once gRPC has cancelled their calls: their statements are cancelled, too.
+CANCELLED_CALLS_S = 2.0
+
+CONNECTION_OPTIONS = (
+    # Find dead peers, and let clients ping as often as they do by default: gRPC's own floor of 300 s without data
+    # cuts off a Go client that pings every 10 s with ENHANCE_YOUR_CALM.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # Ageing connections is what spreads clients anew over servers behind a TCP load balancer.
+    ("grpc.max_connection_age_ms", 300_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+    # Soft and hard limit alike: in between, gRPC refuses at random.
+    ("grpc.max_metadata_size", 16_384),
+    ("grpc.absolute_max_metadata_size", 16_384),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a server listens, with the ports that 0 stood for."""
+
+    listen: str
+    ops_listen: str | None
+
+
+class Server:
+    """Serves one servicer, with health checks and reflection beside it on threads of their own."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        servicer: memory_pb2_grpc.MemoryServiceServicer,
+        *,
+        to_status: ToStatus,
+        share_ports: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._share_ports = share_ports
+        self._calls = CallsInFlight()
+        self._interceptor = CallInterceptor(to_status=to_status, calls=self._calls)
+        self.health = Health([SERVICE])
+        """What it reports; everything is NOT_SERVING at first."""
+        self._reflection = Reflection(descriptors.served()) if settings.reflection else None
+        self._workers = ThreadPoolExecutor(settings.threads, thread_name_prefix="call")
+        self._admin = ThreadPoolExecutor(4, thread_name_prefix="admin")
+        self._main = grpc.server(
+            self._workers,
+            interceptors=[self._interceptor],
+            maximum_concurrent_rpcs=settings.max_concurrent_calls,
+            options=[
+                *self._options(),
+                ("grpc.max_receive_message_length", limits_of(settings).max_request_bytes),
+            ],
+        )
+        memory_pb2_grpc.add_MemoryServiceServicer_to_server(servicer, self._main)
+        self.health.add_to(self._main, self._admin)
+        if self._reflection is not None:
+            self._reflection.add_to(self._main)
+        self._ops: grpc.Server | None = None
+        if settings.ops_listen != "off":
+            # No limit on concurrent calls: on the main address it refuses health checks as well.
+            self._ops = grpc.server(self._admin, options=self._options())
+            self.health.add_to(self._ops, self._admin)
+
+    def start(self) -> Addresses:
+        """Binds the ports and begins to accept calls.
+
+        Raises:
+            AddressError: When a port cannot be bound.
+        """
+        listen = self._bind(self._main, self._settings.listen)
+        ops_listen = self._bind(self._ops, self._settings.ops_listen) if self._ops is not None else None
+        self._main.start()
+        if self._ops is not None:
+            self._ops.start()
+        return Addresses(listen, ops_listen)
+
+    def drain(self) -> bool:
+        """Reports NOT_SERVING, waits for balancers to see it, then refuses new calls and lets those under way end.
+
+        Returns whether all ended within the grace period; the ops address goes on answering until `close`.
+        """
+        self.health.drain()
+        time.sleep(self._settings.drain_delay_s)
+        log.info("draining", calls=self._calls.count, grace_s=self._settings.drain_grace_s)
+        self._interceptor.refuse_calls(self._admin)
+        time.sleep(REFUSING_S)
+        # gRPC cancels what is left a moment after we have looked.
+        ended = self._main.stop(self._settings.drain_grace_s + 0.1)
+        # Idle streams that would last for the whole grace period. What remains are calls, and gRPC knows best when
+        # the last reply has been sent.
+        self.health.end_watches()
+        if self._reflection is not None:
+            self._reflection.end_streams()
+        if ended.wait(self._settings.drain_grace_s) or not self._calls.count:
+            ended.wait()
+            return True
+        log.error("calls_cut_off", calls=self._calls.count)
+        ended.wait()
+        if not self._calls.wait_for_none(timeout_s=CANCELLED_CALLS_S):
+            log.error("calls_do_not_end", calls=self._calls.count)
+        return False
+
+    def close(self) -> None:
+        """Stops what still listens, at once."""
+        for server in (self._main, self._ops):
+            if server is not None:
+                server.stop(None).wait()
+        self.health.close()
+        if self._reflection is not None:
+            self._reflection.close()
+        for executor in (self._workers, self._admin):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _options(self) -> list[tuple[str, int]]:
+        return [*CONNECTION_OPTIONS, ("grpc.so_reuseport", int(self._share_ports))]
+
+    def _bind(self, server: grpc.Server, address: str) -> str:
+        if not self._share_ports:
+            require_free(address)
+        try:
+            return with_port(address, server.add_insecure_port(address))
+        except RuntimeError:
+            raise AddressError(f"cannot listen on {address}") from None

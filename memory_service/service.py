@@ -1,0 +1,143 @@
+"""One server process, put together: what it opens, in which order, and how it closes it again."""
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+
+import structlog
+
+from db import migrate
+from db.access import AccessBuffer
+from db.cancellation import Call
+from db.pool import Database, PoolOptions
+from db.probe import Probe
+from db.schema import read_facts, require
+from memory_service import __version__
+from memory_service.config import Settings
+from memory_service.embedding import create_embedder
+from memory_service.errors import to_status
+from memory_service.failures import CUT_OFF
+from memory_service.housekeeping import Housekeeping
+from memory_service.limits import limits_of
+from memory_service.monitor import DatabaseMonitor
+from memory_service.provisioning import embedding_space
+from memory_service.recall import Recall
+from memory_service.server import Addresses, Server
+from memory_service.server_info import ServerFacts
+from memory_service.servicer import MemoryServicer
+from memory_service.text_embeddings import TextEmbeddings
+from memory_service.writing import Writing
+
+log = structlog.get_logger(__name__)
+
+
+def run(
+    settings: Settings,
+    *,
+    database_url: str,
+    stop: threading.Event,
+    serving: Callable[[Addresses], None],
+    ensure_running: Callable[[], None] | None = None,
+    share_ports: bool = False,
+) -> int:
+    """Serves until `stop` is set, then drains; returns the exit status, 0 or CUT_OFF.
+
+    Args:
+        settings: The settings.
+        database_url: The database, migrated.
+        stop: Ends the service.
+        serving: Called once calls are accepted.
+        ensure_running: Starts the database again if it died.
+        share_ports: Whether other processes listen on the same ports.
+
+    Raises:
+        AddressError: When a port cannot be bound.
+        DatabaseError: When the database cannot be reached or will not do.
+        ConfigurationError: When the embedder cannot be made.
+    """
+    with ExitStack() as closing:
+        servicer = _open(settings, database_url, closing)
+        server = Server(settings, servicer, to_status=to_status, share_ports=share_ports)
+        closing.callback(server.close)
+        probe = Probe(database_url, revision=migrate.head())
+        closing.callback(probe.close)
+        monitor = DatabaseMonitor(
+            probe.check, report=lambda up: server.health.report(serving=up), on_down=ensure_running
+        )
+        closing.callback(monitor.close)
+        addresses = server.start()
+        monitor.start()
+        serving(addresses)
+        stop.wait()
+        drained = server.drain()
+    log.info("stopped", drained=drained)
+    return 0 if drained else CUT_OFF
+
+
+def _open(settings: Settings, database_url: str, closing: ExitStack) -> MemoryServicer:
+    """Opens what the servicer works with; `closing` closes it, in reverse order."""
+    embedder = create_embedder(settings)
+    if embedder is not None:
+        closing.callback(embedder.close)
+    database = Database(database_url, _pool_options(settings))
+    closing.callback(database.close)
+    database.open()
+    accesses = AccessBuffer(database, flush_interval_s=settings.access_flush_interval_s)
+    accesses.start()
+    closing.callback(accesses.close)
+    housekeeping = Housekeeping(database, clock=utc_now, interval_s=settings.purge_interval_s)
+    housekeeping.start()
+    closing.callback(housekeeping.close)
+    embeddings = TextEmbeddings(embedder, database, utc_now) if embedder is not None else None
+    limits = limits_of(settings)
+
+    def new_call(timeout_s: float | None) -> Call:
+        return database.call(timeout_s=timeout_s)
+
+    return MemoryServicer(
+        writing=Writing(
+            database=database, embeddings=embeddings, dimensions=settings.dimensions, limits=limits, clock=utc_now
+        ),
+        recall=Recall(
+            database=database,
+            accesses=accesses,
+            embeddings=embeddings,
+            dimensions=settings.dimensions,
+            limits=limits,
+            clock=utc_now,
+        ),
+        facts=_facts(settings, database),
+        limits=limits,
+        new_call=new_call,
+    )
+
+
+def utc_now() -> datetime:
+    """Returns the current time."""
+    return datetime.now(UTC)
+
+
+def _pool_options(settings: Settings) -> PoolOptions:
+    return PoolOptions(
+        min_size=settings.pool_min_size,
+        max_size=settings.pool_max_size,
+        timeout_s=settings.pool_timeout_s,
+        statement_timeout_s=settings.statement_timeout_s,
+        slow_query_ms=settings.slow_query_ms,
+        prepared_statements=settings.prepared_statements,
+    )
+
+
+def _facts(settings: Settings, database: Database) -> ServerFacts:
+    facts = database.read(database.call(), read_facts)
+    require(facts, head=migrate.head(), space=embedding_space(settings))
+    return ServerFacts(
+        version=__version__,
+        schema_revision=facts.revision or "",
+        postgres_version=facts.postgres_version,
+        pgvector_version=facts.pgvector_version or "",
+        embedder=settings.embedder,
+        embedding_model=settings.model,
+        embedding_dimensions=settings.dimensions,
+    )

@@ -1,0 +1,90 @@
+"""MemoryService itself: hands each RPC to writing or recall, as a call that ends with the caller's."""
+
+from collections.abc import Callable
+
+import grpc
+
+from db.cancellation import Call
+from memory_service.limits import Limits
+from memory_service.recall import Recall
+from memory_service.server_info import ServerFacts, server_info
+from memory_service.v1 import memory_pb2 as pb
+from memory_service.v1.memory_pb2_grpc import MemoryServiceServicer
+from memory_service.writing import Writing
+
+# gRPC reports a missing deadline as some 292 years.
+NO_DEADLINE_S = 1e8
+
+NewCall = Callable[[float | None], Call]
+"""Makes a call that may run for so many seconds."""
+
+
+class MemoryServicer(MemoryServiceServicer):
+    """Serves the ten RPCs. Behaviours raise; the interceptor makes statuses of what they raise."""
+
+    def __init__(
+        self, *, writing: Writing, recall: Recall, facts: ServerFacts, limits: Limits, new_call: NewCall
+    ) -> None:
+        self._writing = writing
+        self._recall = recall
+        self._facts = facts
+        self._limits = limits
+        self._new_call = new_call
+
+    def _call(self, context: grpc.ServicerContext) -> Call:
+        remaining_s = context.time_remaining()
+        call = self._new_call(remaining_s if remaining_s < NO_DEADLINE_S else None)
+        # Runs when the RPC ends for whatever reason; what still runs for it then has lost its reader.
+        if not context.add_callback(call.cancel):
+            call.cancel()
+        return call
+
+    def InsertVector(self, request: pb.InsertVectorRequest, context: grpc.ServicerContext) -> pb.InsertVectorResponse:  # noqa: N802
+        """See the contract."""
+        return self._writing.insert(request, self._call(context))
+
+    def BatchInsertVectors(  # noqa: N802
+        self, request: pb.BatchInsertVectorsRequest, context: grpc.ServicerContext
+    ) -> pb.BatchInsertVectorsResponse:
+        """See the contract."""
+        return self._writing.insert_batch(request, self._call(context))
+
+    def GetVector(self, request: pb.GetVectorRequest, context: grpc.ServicerContext) -> pb.GetVectorResponse:  # noqa: N802
+        """See the contract."""
+        return self._recall.get(request, self._call(context))
+
+    def UpdateVector(self, request: pb.UpdateVectorRequest, context: grpc.ServicerContext) -> pb.UpdateVectorResponse:  # noqa: N802
+        """See the contract."""
+        return self._writing.update(request, self._call(context))
+
+    def DeleteVector(self, request: pb.DeleteVectorRequest, context: grpc.ServicerContext) -> pb.DeleteVectorResponse:  # noqa: N802
+        """See the contract."""
+        return self._writing.delete(request, self._call(context))
+
+    def RestoreVector(  # noqa: N802
+        self, request: pb.RestoreVectorRequest, context: grpc.ServicerContext
+    ) -> pb.RestoreVectorResponse:
+        """See the contract."""
+        return self._writing.restore(request, self._call(context))
+
+    def SearchSimilar(  # noqa: N802
+        self, request: pb.SearchSimilarRequest, context: grpc.ServicerContext
+    ) -> pb.SearchSimilarResponse:
+        """See the contract."""
+        return self._recall.search(request, self._call(context))
+
+    def GetRecent(self, request: pb.GetRecentRequest, context: grpc.ServicerContext) -> pb.GetRecentResponse:  # noqa: N802
+        """See the contract."""
+        return self._recall.recent(request, self._call(context))
+
+    def GetStats(self, request: pb.GetStatsRequest, context: grpc.ServicerContext) -> pb.GetStatsResponse:  # noqa: N802
+        """See the contract."""
+        return self._recall.stats(request, self._call(context))
+
+    def GetServerInfo(  # noqa: N802
+        self,
+        request: pb.GetServerInfoRequest,  # noqa: ARG002
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> pb.GetServerInfoResponse:
+        """See the contract."""
+        return server_info(self._facts, self._limits)
