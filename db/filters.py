@@ -26,7 +26,8 @@ class Filter:
 
     def shape(self) -> frozenset[str]:
         """Returns which conditions there are: filters of one shape share a statement, and so its plan."""
-        return frozenset(field.name for field in fields(self) if getattr(self, field.name) not in (None, False))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return frozenset(name for name, value in values.items() if value is not None and value is not False)
 
     def parameters(self) -> dict[str, Any]:
         """Returns the values for the conditions."""

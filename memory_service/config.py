@@ -31,6 +31,13 @@ class ConfigurationError(Exception):
     """The environment holds values the service cannot run with; the message lists all of them."""
 
 
+def _user_data_dir() -> Path:
+    try:
+        return Path(platformdirs.user_data_dir("memory-service"))
+    except RuntimeError:  # neither HOME nor an entry in the password file
+        return Path("/var/lib/memory-service")
+
+
 class Settings(BaseSettings):
     """The service's settings; each is read from the variable MEMORY_<NAME>."""
 
@@ -63,7 +70,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(
-        default_factory=lambda: Path(platformdirs.user_data_dir("memory-service")),
+        default_factory=_user_data_dir,
         description="Where the embedded PostgreSQL keeps its data. Unset: the platform's user data folder.",
     )
     database_url: Annotated[

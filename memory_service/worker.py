@@ -13,7 +13,7 @@ from memory_service.server import Addresses
 from memory_service.signals import stop_on_signal
 from memory_service.supervisor import READY
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("memory_service.worker")
 
 
 def run() -> int:

@@ -17,7 +17,7 @@ from db.errors import Conflict
 from db.migrate import require_upgradable
 from db.schema import read_facts
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("migrations")
 options: Mapping[str, Any] = context.config.attributes
 
 # Polled, not waited for: a session waiting inside a statement holds a snapshot, and CREATE INDEX CONCURRENTLY in the

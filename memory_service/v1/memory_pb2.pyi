@@ -8,7 +8,8 @@ Conventions, true of every call:
   - user_id scopes the call. A memory of another user answers NOT_FOUND, as if it did not exist.
   - Every error carries one google.rpc.ErrorInfo (domain "memory_service", reason from ErrorReason without
     its prefix). Bad arguments add google.rpc.BadRequest with field paths such as "memories[3].embedding";
-    errors that a later try may cure add google.rpc.RetryInfo. Only UNAVAILABLE is safe to retry blindly.
+    errors that a later try may cure add google.rpc.RetryInfo. Retry UNAVAILABLE, and writes only under the
+    same request_id: the first try may have been stored although its reply was lost.
   - The gRPC deadline is the only time-out: when it passes or the caller cancels, the database query is
     cancelled too. Calls without a deadline are ended by the server (GetServerInfo, max_call_duration).
   - Every limit named here is reported, as configured on that server, by GetServerInfo.
