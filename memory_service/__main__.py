@@ -31,6 +31,8 @@ Examples:
       for a trusted network: four processes on one port, without encryption or authentication
   memory-service check
       tries the configuration, the database and the embedding model
+
+Exit status: 0 done; 1 failed; 2 wrong usage or configuration; 3 stopped as asked, but calls had to be cut off.
 """
 
 

@@ -244,8 +244,9 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
     warnings = []
     for variable in sorted(environment):
         if variable.startswith(PREFIX) and variable not in _known_variables():
-            close = get_close_matches(variable, sorted(_known_variables()), n=1)
-            warnings.append(f"{variable} is not a setting" + (f"; did you mean {close[0]}?" if close else ""))
+            known = [name.removeprefix(PREFIX) for name in sorted(_known_variables())]
+            close = get_close_matches(variable.removeprefix(PREFIX), known, n=1)
+            warnings.append(f"{variable} is not a setting" + (f"; did you mean {PREFIX}{close[0]}?" if close else ""))
     return warnings
 
 

@@ -2,13 +2,11 @@
 
 import re
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import grpc
 import structlog
@@ -16,6 +14,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from db.errors import DatabaseUnavailable
+from memory_service.calls_in_flight import CallsInFlight
 from memory_service.executors import run_on
 from memory_service.v1 import memory_pb2
 
@@ -56,37 +55,6 @@ class ToStatus(Protocol):
     def __call__(self, error: BaseException, *, trailers: tuple[tuple[str, str | bytes], ...]) -> grpc.Status:
         """Returns the status, `trailers` among its trailing metadata."""
         ...
-
-
-class CallsInFlight:
-    """Counts the calls being worked on; entered and left by each."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._count = 0
-
-    def __enter__(self) -> Self:
-        with self._changed:
-            self._count += 1
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with self._changed:
-            self._count -= 1
-            if not self._count:
-                self._changed.notify_all()
-
-    @property
-    def count(self) -> int:
-        """How many there are now."""
-        return self._count
-
-    def wait_for_none(self, *, timeout_s: float) -> bool:
-        """Waits until there is none; returns whether that came true in time."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._count, timeout_s)
 
 
 class CallInterceptor(grpc.ServerInterceptor):

@@ -9,9 +9,10 @@ import structlog
 
 from memory_service import descriptors
 from memory_service.addresses import AddressError, require_free, with_port
+from memory_service.calls_in_flight import CallsInFlight
 from memory_service.config import Settings
 from memory_service.health import Health
-from memory_service.interceptors import CallInterceptor, CallsInFlight, ToStatus
+from memory_service.interceptors import CallInterceptor, ToStatus
 from memory_service.limits import limits_of
 from memory_service.reflection import Reflection
 from memory_service.v1 import memory_pb2, memory_pb2_grpc

@@ -1,0 +1,1 @@
+"""The shell around the servicer: listeners, interceptors, health, reflection, processes, command line."""
