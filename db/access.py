@@ -38,9 +38,9 @@ class Accesses:
 # memories that were erased since.
 FLUSH = """/* access.flush */
 INSERT INTO memory_access (user_id, id, access_count, last_accessed_at)
-SELECT noted.user_id, noted.id, noted.access_count, noted.last_accessed_at
-FROM unnest(%(user_ids)s::text[], %(ids)s::uuid[], %(counts)s::bigint[], %(times)s::timestamptz[])
-    AS noted (user_id, id, access_count, last_accessed_at)
+SELECT noted.user_id, noted.id, noted.access_count, to_timestamp(noted.last_accessed_us / 1e6)
+FROM unnest(%(user_ids)s::text[], %(ids)s::text::uuid[], %(counts)s::bigint[], %(times_us)s::bigint[])
+    AS noted (user_id, id, access_count, last_accessed_us)
 JOIN memory_entries m ON m.user_id = noted.user_id AND m.id = noted.id
 ORDER BY noted.user_id, noted.id
 ON CONFLICT (user_id, id) DO UPDATE SET
@@ -113,13 +113,17 @@ class AccessBuffer:
 
 
 def write_accesses(conn: Connection, batch: list[tuple[Key, Accesses]]) -> None:
-    """Adds a batch, sorted by key, to the counters."""
+    """Adds a batch, sorted by key, to the counters.
+
+    Ids go as one text, times as integers: as arrays of UUIDs and times they cost psycopg three times as much (9 ms
+    for 1,000 rows), and searches wait for the interpreter meanwhile.
+    """
     conn.query(
         FLUSH,
         {
             "user_ids": [user_id for (user_id, _), _ in batch],
-            "ids": [memory_id for (_, memory_id), _ in batch],
+            "ids": "{" + ",".join([memory_id.hex for (_, memory_id), _ in batch]) + "}",
             "counts": [accesses.count for _, accesses in batch],
-            "times": [accesses.last_at for _, accesses in batch],
+            "times_us": [round(accesses.last_at.timestamp() * 1_000_000) for _, accesses in batch],
         },
     )

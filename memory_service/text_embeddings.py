@@ -47,12 +47,13 @@ class TextEmbeddings:
         unique = list(dict.fromkeys(texts))
         known = self._cached(unique, call) if self._embedder.cacheable else {}
         missing = [text for text in unique if text not in known]
-        if missing:
-            fresh = self._ask(missing, texts, call)
-            if self._embedder.cacheable:
-                self._remember(fresh, call)
-            known |= fresh
-        return [_normalized(known[text], index) for index, text in enumerate(texts)]
+        fresh = self._ask(missing, texts, call) if missing else {}
+        known |= fresh
+        # Before they are remembered: a vector without direction would be found in the cache for ever.
+        embeddings = [_normalized(known[text], index) for index, text in enumerate(texts)]
+        if fresh and self._embedder.cacheable:
+            self._remember(fresh, call)
+        return embeddings
 
     def _ask(self, missing: list[str], texts: Sequence[str], call: Call) -> Vectors:
         remaining_s = call.remaining_s()

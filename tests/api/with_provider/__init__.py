@@ -1,0 +1,1 @@
+"""Tests of a service that embeds text through a provider."""

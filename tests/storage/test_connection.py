@@ -1,0 +1,128 @@
+"""A connection: its settings, its reports of slow statements, and what it makes of results."""
+
+import pytest
+import structlog
+from psycopg import pq
+from psycopg.types.json import Jsonb
+
+from db.connection import Connection, name_of
+from db.pool import Database
+from tests.storage.conftest import OpenDatabase
+
+SETTINGS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "TimeZone",
+    "jit",
+    "application_name",
+)
+
+
+def settings(database: Database) -> dict[str, str]:
+    def show(conn: Connection) -> dict[str, str]:
+        rows = {name: conn.execute(f"SHOW {name}".encode()).fetchone() for name in SETTINGS}
+        return {name: row[0] for name, row in rows.items() if row is not None}
+
+    return database.read(database.call(), show)
+
+
+def test_session_has_the_service_s_settings(module_database_url: str, open_database: OpenDatabase) -> None:
+    assert settings(open_database(module_database_url, statement_timeout_s=2.5)) == {
+        "statement_timeout": "2500ms",
+        "lock_timeout": "2500ms",
+        "idle_in_transaction_session_timeout": "5s",
+        "TimeZone": "UTC",
+        "jit": "off",
+        "application_name": "memory-service",
+    }
+
+
+def test_nothing_is_left_on_a_pooler_s_session(module_database_url: str, open_database: OpenDatabase) -> None:
+    database = open_database(module_database_url, max_size=1, prepared_statements=False)
+    assert settings(database)["statement_timeout"] == "0"
+
+    def prepared(conn: Connection) -> int:
+        for _ in range(10):
+            conn.query("/* test.one */ SELECT 1", {})
+        return conn.execute("SELECT FROM pg_prepared_statements").rowcount
+
+    assert database.read(database.call(), prepared) == 0
+
+
+def test_repeated_statement_is_prepared(module_database_url: str, open_database: OpenDatabase) -> None:
+    database = open_database(module_database_url, max_size=1)
+
+    def prepared(conn: Connection) -> int:
+        for _ in range(10):
+            conn.query("/* test.one */ SELECT %(n)s::int", {"n": 1})
+        found = "SELECT FROM pg_prepared_statements WHERE starts_with(statement, '/* test.one */')"
+        return conn.execute(found).rowcount
+
+    assert database.read(database.call(), prepared) == 1
+
+
+def test_slow_statement_is_reported_by_name_alone(module_database_url: str, open_database: OpenDatabase) -> None:
+    database = open_database(module_database_url, slow_query_ms=20.0)
+    with structlog.testing.capture_logs() as events:
+        database.read(database.call(), lambda conn: conn.query("/* test.quick */ SELECT 1", {}))
+        database.read(
+            database.call(), lambda conn: conn.query("/* test.slow */ SELECT pg_sleep(0.03), %(t)s", {"t": "hush"})
+        )
+    [event] = [event for event in events if event["event"] == "slow_query"]
+    assert event["statement"] == "test.slow"
+    assert 30 <= event["duration_ms"] < 10_000
+    assert event["log_level"] == "warning"
+    assert "hush" not in str(event)
+
+
+def test_slow_failures_and_batches_are_reported_too(module_database_url: str, open_database: OpenDatabase) -> None:
+    database = open_database(module_database_url, slow_query_ms=10.0, statement_timeout_s=0.02)
+
+    def fail(conn: Connection) -> None:
+        with pytest.raises(Exception, match="statement timeout"):
+            conn.query("/* test.late */ SELECT pg_sleep(1)", {})
+        conn.query_many("/* test.many */ SELECT pg_sleep(%(s)s)", [{"s": 0.01}, {"s": 0.01}])
+        assert conn.database_s > 0.04
+
+    with structlog.testing.capture_logs() as events:
+        database.read(database.call(), fail)
+    assert [event["statement"] for event in events if event["event"] == "slow_query"] == ["test.late", "test.many"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("/* search.exact */ SELECT 1", "search.exact"),
+        (b"\n  /*insert.one*/\nINSERT", "insert.one"),
+        ("SELECT 1 /* not.this */", "unnamed"),
+        ("", "unnamed"),
+    ],
+)
+def test_names(statement: str | bytes, name: str) -> None:
+    assert name_of(statement if isinstance(statement, bytes) else statement.encode()) == name
+
+
+def test_results_come_in_binary(database: Database) -> None:
+    def formats(conn: Connection) -> set[pq.Format]:
+        cursor = conn.query("/* test.types */ SELECT 1, 'a', now(), '[1,2]'::halfvec, '{}'::jsonb", {})
+        assert cursor.description is not None
+        assert cursor.pgresult is not None
+        return {pq.Format(cursor.pgresult.fformat(column)) for column in range(len(cursor.description))}
+
+    assert database.read(database.call(), formats) == {pq.Format.BINARY}
+
+
+@pytest.mark.parametrize(
+    "number",
+    [0, 1, -7, 2**53, -(2**53), 0.1, 1e22, -1e22, 1e308, 1.7976931348623157e308, 5e-324, 2.0**53 + 2],
+)
+def test_json_numbers_come_back_as_they_were(database: Database, number: float) -> None:
+    row = database.read(
+        database.call(),
+        lambda conn: conn.query("/* test.json */ SELECT %(value)s", {"value": Jsonb({"n": [number]})}).fetchone(),
+    )
+    assert row is not None
+    [again] = row[0]["n"]
+    assert again == number
+    assert type(again) is type(number)

@@ -1,0 +1,139 @@
+"""Every statement on what users own says whose rows it means: an id alone is never authorization."""
+
+import importlib
+import itertools
+import pkgutil
+import re
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+from psycopg.sql import SQL, Composable
+
+import db
+from db import filters, recent, search
+from db.connection import name_of
+from db.filters import Filter
+from db.memory import View
+from db.search import Metric
+
+OWNED = ("users", "conversations", "memory_entries", "memory_access", "request_ids")
+NAMED = re.compile(r"\s*/\* [a-z_]+\.[a-z_]+ \*/")
+
+# Statements that serve no single user, and why they may.
+EXCEPTIONS = {
+    "delete.purge": "housekeeping: takes rows by their own (user_id, id) because their time has come",
+    "requests.purge": "housekeeping: likewise, by (user_id, request_id)",
+    "access.flush": "writes counters of many users' memories, each under the (user_id, id) it was recorded with",
+}
+OF_ALL_FILTERS = [Filter(), Filter(conversation_id="c", show_deleted=True), Filter(show_deleted=True)]
+
+
+def modules() -> Iterator[ModuleType]:
+    for found in pkgutil.walk_packages(db.__path__, "db."):
+        yield importlib.import_module(found.name)
+
+
+def texts(value: object) -> Iterator[str]:
+    """Yields the statements in a module's constant: itself, or what a table of them holds."""
+    if isinstance(value, dict):
+        for one in value.values():
+            yield from texts(one)
+    elif isinstance(value, bytes):
+        yield value.decode(errors="replace")
+    elif isinstance(value, Composable):
+        yield value.as_string(None)
+    elif isinstance(value, str):
+        yield value
+
+
+def constants() -> dict[str, set[str]]:
+    """Returns the statements in db's modules by name; one name may have several forms."""
+    found: dict[str, set[str]] = {}
+    for module in modules():
+        for value in vars(module).values():
+            for text in texts(value):
+                if NAMED.match(text):
+                    found.setdefault(name_of(text.encode()), set()).add(text)
+    return found
+
+
+def composed() -> dict[str, set[str]]:
+    """Returns the statements that are made of the templates among the constants, as they are run."""
+    # The modules keep these functions to themselves, and nothing else makes a template a statement.
+    searches = {
+        search._statement(metric, view, filter_.shape(), exclude=exclude).decode()  # noqa: SLF001 - see above
+        for metric, view, filter_, exclude in itertools.product(Metric, View, OF_ALL_FILTERS, [False, True])
+    }
+    lists = {
+        recent._statement(view, filter_.shape(), after=after).decode()  # noqa: SLF001 - see above
+        for view, filter_, after in itertools.product(View, OF_ALL_FILTERS, [False, True])
+    }
+    return {"search.exact": searches, "recent.page": lists}
+
+
+STATEMENTS = constants() | composed()
+
+
+def owned_tables(statement: str) -> list[str]:
+    """Returns the tables of users' data that a statement reads or writes, as often as it does."""
+    return re.findall(rf"\b(?:FROM|JOIN|INTO|UPDATE|USING)\s+({'|'.join(OWNED)})\b", statement)
+
+
+def scopes(statement: str) -> int:
+    """Returns how many of the tables a statement confines to a user."""
+    inserted = re.findall(r"INSERT INTO \w+ \(\s*user_id\b", statement)
+    compared = re.findall(r"\buser_id = (?:%\(user_id\)s|\w+\.user_id)", statement)
+    return len(inserted) + len(compared)
+
+
+def test_the_walk_finds_the_statements() -> None:
+    assert {
+        "insert.one",
+        "insert.row",
+        "insert.owners",
+        "insert.taken",
+        "fetch.one",
+        "fetch.for_update",
+        "update.one",
+        "update.with_embedding",
+        "update.conversation",
+        "delete.soft",
+        "delete.hard",
+        "delete.restore",
+        "search.exact",
+        "recent.page",
+        "stats.user",
+        "stats.accesses",
+        "requests.find",
+        "requests.claim",
+        "requests.complete",
+        *EXCEPTIONS,
+    } <= STATEMENTS.keys()
+    assert len(STATEMENTS["fetch.one"]) == len(View)
+
+
+@pytest.mark.parametrize("name", sorted(STATEMENTS))
+def test_statement_on_user_data_names_the_user(name: str) -> None:
+    for statement in STATEMENTS[name]:
+        tables = owned_tables(statement)
+        if tables and name not in EXCEPTIONS:
+            assert scopes(statement) >= len(tables), f"{name} reaches {tables} beyond its user:\n{statement}"
+            assert "%(user_id)s" in statement
+
+
+@pytest.mark.parametrize("name", sorted(EXCEPTIONS))
+def test_exceptions_are_needed_and_address_rows_by_user(name: str) -> None:
+    [statement] = STATEMENTS[name]
+    assert "%(user_id)s" not in statement
+    assert scopes(statement) >= 1
+
+
+def test_a_statement_without_its_user_would_be_found() -> None:
+    lax = "/* a.b */ SELECT 1 FROM memory_entries m JOIN memory_access a ON a.user_id = m.user_id WHERE m.id = %(id)s"
+    assert scopes(lax) < len(owned_tables(lax))
+    unconfined = search.EXACT.format(distance=SQL("1"), where=SQL("true"), columns=SQL("1")).as_string(None)
+    assert scopes(unconfined) < len(owned_tables(unconfined))
+    assert scopes("/* a.b */ DELETE FROM users") < len(owned_tables("/* a.b */ DELETE FROM users"))
+    confined = filters.where(frozenset()).as_string(None)
+    assert scopes(f"/* a.b */ SELECT 1 FROM memory_entries WHERE {confined}") == 1  # noqa: S608 - not run

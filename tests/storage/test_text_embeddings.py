@@ -1,0 +1,158 @@
+"""Embedding texts through the cache: the provider is asked as seldom as can be, and its errors name the right text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import psycopg
+import pytest
+import structlog
+from numpy.typing import NDArray
+
+from db.pool import Database
+from db.vectors import Embedding
+from memory_service.embedding.errors import EmbedderUnavailable, TextNotEmbeddable
+from memory_service.text_embeddings import DEFAULT_TIMEOUT_S, TextEmbeddings
+from tests.storage.conftest import OpenDatabase
+from tests.storage.sample_embedder import SampleEmbedder, vector_of
+from tests.storage.sample_memories import NOW, rows
+
+
+@pytest.fixture
+def embedder() -> SampleEmbedder:
+    return SampleEmbedder(cacheable=True)
+
+
+@pytest.fixture
+def embeddings(embedder: SampleEmbedder, database: Database) -> TextEmbeddings:
+    return TextEmbeddings(embedder, database, lambda: NOW)
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(database: Database) -> None:
+    database.write(database.call(), lambda conn: conn.execute("DELETE FROM embedding_cache"))
+
+
+def directions(found: Sequence[Embedding]) -> list[list[float]]:
+    return [embedding.unit.tolist() for embedding in found]
+
+
+def expected(texts: Sequence[str]) -> list[list[float]]:
+    vectors = [vector_of(text).astype(np.float64) for text in texts]
+    return [(vector / np.linalg.norm(vector)).astype(np.float16).tolist() for vector in vectors]
+
+
+def test_cached_texts_are_not_asked_again(
+    embeddings: TextEmbeddings, embedder: SampleEmbedder, database: Database
+) -> None:
+    first = embeddings.embed(["a", "b"], database.call())
+    assert directions(embeddings.embed(["b", "c", "a"], database.call())) == expected(["b", "c", "a"])
+    assert embedder.asked == [["a", "b"], ["c"]]
+    again = embeddings.embed(["a", "b"], database.call())
+    assert [embedding.norm for embedding in again] == [embedding.norm for embedding in first]
+    assert len(embedder.asked) == 2
+
+
+def test_repeated_texts_are_asked_once(
+    embeddings: TextEmbeddings, embedder: SampleEmbedder, database: Database
+) -> None:
+    texts = ["a", "b", "a", "c", "b", "a"]
+    assert directions(embeddings.embed(texts, database.call())) == expected(texts)
+    assert embedder.asked == [["a", "b", "c"]]
+
+
+def test_nothing_to_embed(embeddings: TextEmbeddings, embedder: SampleEmbedder, database: Database) -> None:
+    assert embeddings.embed([], database.call()) == []
+    assert embedder.asked == []
+
+
+@pytest.mark.parametrize(
+    "other", [SampleEmbedder(cacheable=True, model="other"), SampleEmbedder(cacheable=True, dimensions=4)]
+)
+def test_models_do_not_share_embeddings(embeddings: TextEmbeddings, database: Database, other: SampleEmbedder) -> None:
+    embeddings.embed(["a"], database.call())
+    TextEmbeddings(other, database, lambda: NOW).embed(["a"], database.call())
+    assert other.asked == [["a"]]
+
+
+def test_cheap_embeddings_are_not_cached(database: Database) -> None:
+    embedder = SampleEmbedder(cacheable=False)
+    embeddings = TextEmbeddings(embedder, database, lambda: NOW)
+    before = database.statistics().get("requests_num", 0)
+    assert directions(embeddings.embed(["a", "a"], database.call())) == expected(["a", "a"])
+    embeddings.embed(["a"], database.call())
+    assert embedder.asked == [["a"], ["a"]]
+    assert database.statistics().get("requests_num", 0) == before
+
+
+def test_refused_text_is_named_by_its_first_position(
+    embeddings: TextEmbeddings, embedder: SampleEmbedder, database: Database
+) -> None:
+    embeddings.embed(["known"], database.call())
+    embedder.refused = {"bad"}
+    with pytest.raises(TextNotEmbeddable) as caught:
+        embeddings.embed(["known", "a", "a", "bad", "b", "bad"], database.call())
+    assert (caught.value.index, caught.value.reason) == (3, "is refused")
+    # Nothing of a failed request is remembered.
+    embedder.refused = set()
+    embeddings.embed(["a"], database.call())
+    assert embedder.asked[-1] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("vector", "reason"),
+    [
+        (np.zeros(8, dtype=np.float32), "its embedding is the zero vector, which has no direction"),
+        (np.full(8, np.nan, dtype=np.float32), "its embedding is NaN at position 0"),
+    ],
+)
+def test_embedding_without_direction_is_refused(
+    embeddings: TextEmbeddings,
+    embedder: SampleEmbedder,
+    database: Database,
+    vector: NDArray[np.float32],
+    reason: str,
+) -> None:
+    embedder.special = {"odd": vector}
+    with pytest.raises(TextNotEmbeddable) as caught:
+        embeddings.embed(["a", "odd"], database.call())
+    assert (caught.value.index, caught.value.reason) == (1, reason)
+    embedder.special = {}
+    assert directions(embeddings.embed(["odd"], database.call())) == expected(["odd"])
+
+
+def test_cache_that_cannot_be_written_does_not_fail_the_call(
+    database_url: str, open_database: OpenDatabase, embedder: SampleEmbedder
+) -> None:
+    database = open_database(database_url)
+    with psycopg.connect(database_url) as operator:
+        operator.execute("ALTER TABLE embedding_cache DROP COLUMN created_at")
+    embeddings = TextEmbeddings(embedder, database, lambda: NOW)
+    with structlog.testing.capture_logs() as events:
+        assert directions(embeddings.embed(["hush"], database.call())) == expected(["hush"])
+    [event] = events
+    assert event["event"] == "embedding_cache_not_written"
+    assert "hush" not in str(event)
+
+
+def test_provider_s_outage_is_the_caller_s(
+    embeddings: TextEmbeddings, embedder: SampleEmbedder, database: Database
+) -> None:
+    embedder.error = EmbedderUnavailable("it is down", retry_after_s=7.0)
+    with pytest.raises(EmbedderUnavailable) as caught:
+        embeddings.embed(["a"], database.call())
+    assert caught.value.retry_after_s == 7.0
+    assert rows(database, b"SELECT FROM embedding_cache") == []
+
+
+def test_provider_has_as_long_as_the_call(
+    embeddings: TextEmbeddings, embedder: SampleEmbedder, database: Database
+) -> None:
+    embeddings.embed(["a"], database.call())
+    embeddings.embed(["b"], database.call(timeout_s=5.0))
+    without, within = embedder.timeouts_s
+    assert without == DEFAULT_TIMEOUT_S
+    assert 4 < within <= 5
+
+
+def test_model_is_the_embedder_s(embeddings: TextEmbeddings, embedder: SampleEmbedder) -> None:
+    assert embeddings.model == embedder.model

@@ -1,0 +1,1 @@
+"""Tests of what needs neither a database nor a server."""
