@@ -44,7 +44,7 @@ demo: $(VENV)/.installed ## Store a few hundred texts for several users and sear
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run all tests with coverage
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style (ruff) and the contract (buf)

@@ -9,7 +9,9 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psycopg
 import structlog
@@ -48,6 +50,7 @@ class Call:
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[object] | None = None
         self._cancelled = False
+        self._stop: Callable[[], object] | None = None
         self._cancel_sent = False
 
     def remaining_s(self) -> float | None:
@@ -57,8 +60,24 @@ class Call:
     def cancel(self) -> None:
         """Stops the call's current and further statements. Never blocks; may be called from any thread, at any time."""
         self._cancelled = True
+        if (stop := self._stop) is not None:
+            stop()
         if self._connection is not None and self._canceller is not None:
             self._canceller.submit(self)
+
+    @contextmanager
+    def stopping(self, stop: Callable[[], object]) -> Iterator[None]:
+        """Lets `cancel` reach, through `stop`, what runs for the call elsewhere than in the database.
+
+        `stop` must not block, and may be called more than once.
+        """
+        self._stop = stop
+        try:
+            if self._cancelled:  # before `stop` was known
+                stop()
+            yield
+        finally:
+            self._stop = None
 
     def ended_early(self) -> StatementTimeout | CallCancelled | None:
         """Returns why the call may not go on: its deadline has passed or it was cancelled."""

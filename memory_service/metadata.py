@@ -16,6 +16,10 @@ class InvalidMetadata(ValueError):
     """The Struct cannot be stored; the message says why."""
 
 
+class _TooDeep(Exception):
+    """The Struct has more levels than are left."""
+
+
 def from_struct(struct: Struct, limits: Limits) -> dict[str, Any]:
     """Returns the Struct as a dictionary that JSON can hold.
 
@@ -24,7 +28,10 @@ def from_struct(struct: Struct, limits: Limits) -> dict[str, Any]:
     Raises:
         InvalidMetadata: When it is too large, too deeply nested, or holds NaN, infinity or a NUL character.
     """
-    dictionary = _dictionary(struct, limits.max_metadata_depth)
+    try:
+        dictionary = _dictionary(struct, limits.max_metadata_depth)
+    except _TooDeep:
+        raise InvalidMetadata(f"is nested deeper than the {limits.max_metadata_depth} levels allowed") from None
     size = encoded_size(dictionary)
     if size > limits.max_metadata_bytes:
         raise InvalidMetadata(f"has {size} bytes as JSON, at most {limits.max_metadata_bytes} are allowed")
@@ -71,7 +78,7 @@ def _python(value: Value, levels_left: int) -> Any:
 
 def _check_level(levels_left: int) -> None:
     if levels_left <= 0:
-        raise InvalidMetadata("is nested too deeply")
+        raise _TooDeep
 
 
 def _text(text: str) -> str:

@@ -14,7 +14,7 @@ from db.recent import Position
 from memory_service.v1 import memory_pb2 as pb
 
 _VERSION = 1
-# Version, created_at in microseconds since 1970, id, and the first 8 bytes of a SHA-256 of the arguments.
+# Version, created_at in microseconds since 1970, id, and the first 8 bytes of a SHA-256 of these and the arguments.
 _LAYOUT = struct.Struct(">Bq16s8s")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -27,7 +27,7 @@ class InvalidPageToken(ValueError):
 def encode(position: Position, request: pb.GetRecentRequest) -> str:
     """Returns the token of the page that follows `position`."""
     microseconds = (position.created_at - _EPOCH) // _MICROSECOND
-    data = _LAYOUT.pack(_VERSION, microseconds, position.id.bytes, _fingerprint(request))
+    data = _LAYOUT.pack(_VERSION, microseconds, position.id.bytes, _fingerprint(microseconds, position.id, request))
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
@@ -45,11 +45,13 @@ def decode(token: str, request: pb.GetRecentRequest) -> Position:
         raise InvalidPageToken("is not a page token of this service") from None
     if version != _VERSION:
         raise InvalidPageToken("is not a page token of this version of the service; start from the first page")
-    if fingerprint != _fingerprint(request):
-        raise InvalidPageToken("belongs to a request with another user_id, filter or show_deleted")
-    return Position(created_at, UUID(bytes=id_bytes))
+    memory_id = UUID(bytes=id_bytes)
+    if fingerprint != _fingerprint(microseconds, memory_id, request):
+        raise InvalidPageToken("was changed, or belongs to a request with another user_id, filter or show_deleted")
+    return Position(created_at, memory_id)
 
 
-def _fingerprint(request: pb.GetRecentRequest) -> bytes:
+def _fingerprint(microseconds: int, memory_id: UUID, request: pb.GetRecentRequest) -> bytes:
     scope = pb.GetRecentRequest(user_id=request.user_id, filter=request.filter, show_deleted=request.show_deleted)
-    return hashlib.sha256(scope.SerializeToString(deterministic=True)).digest()[:8]
+    position = f"{microseconds}:{memory_id}:".encode()
+    return hashlib.sha256(position + scope.SerializeToString(deterministic=True)).digest()[:8]

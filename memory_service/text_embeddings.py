@@ -13,7 +13,7 @@ from db.errors import DatabaseError
 from db.pool import Database
 from db.vectors import Embedding, InvalidEmbedding, normalize
 from memory_service.embedding import Embedder
-from memory_service.embedding.errors import TextNotEmbeddable
+from memory_service.embedding.errors import EmbedderUnavailable, TextNotEmbeddable
 
 log = structlog.get_logger(__name__)
 
@@ -59,9 +59,12 @@ class TextEmbeddings:
         remaining_s = call.remaining_s()
         timeout_s = DEFAULT_TIMEOUT_S if remaining_s is None else remaining_s
         try:
-            vectors = self._embedder.embed(missing, timeout_s=timeout_s)
+            vectors = self._embedder.embed(missing, timeout_s=timeout_s, cancellation=call)
         except TextNotEmbeddable as error:
             raise TextNotEmbeddable(texts.index(missing[error.index]), error.reason) from error
+        except EmbedderUnavailable as error:
+            # Nobody is left to answer; the provider may be as well as ever.
+            raise call.ended_early() or error from error
         return dict(zip(missing, vectors, strict=True))
 
     def _key(self, text: str) -> bytes:

@@ -3,6 +3,7 @@
 local.py               a small model in this process
 openai_compatible.py   OpenAI and servers that speak its protocol
 errors.py              what both raise
+cancellation.py        how they learn that nobody waits any more
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_service.config import ConfigurationError, Settings
+from memory_service.embedding.cancellation import Cancellation
 
 
 class Embedder(Protocol):
@@ -33,12 +35,14 @@ class Embedder(Protocol):
         """Whether looking a vector up costs less than computing it again."""
         ...
 
-    def embed(self, texts: Sequence[str], *, timeout_s: float) -> NDArray[np.float32]:
+    def embed(
+        self, texts: Sequence[str], *, timeout_s: float, cancellation: Cancellation | None = None
+    ) -> NDArray[np.float32]:
         """Returns the embeddings of `texts`, in their order, shape (len(texts), dimensions), not normalized.
 
         Raises:
             TextNotEmbeddable: One of the texts cannot be embedded; nothing was.
-            EmbedderUnavailable: No answer within `timeout_s`, retries included.
+            EmbedderUnavailable: No answer within `timeout_s`, retries included, or nobody waits for one any more.
             EmbedderMisconfigured: The embedder cannot work until its settings are mended.
         """
         ...

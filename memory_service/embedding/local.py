@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from memory_service.config import DEFAULT_MODELS
 from memory_service.embedding.batches import batches
 from memory_service.embedding.blank import refuse_blank
+from memory_service.embedding.cancellation import Cancellation
 from memory_service.embedding.errors import EmbedderUnavailable
 
 MODEL = DEFAULT_MODELS["local"][0]
@@ -57,7 +58,13 @@ class LocalEmbedder:
         """False: computing is cheaper than a look-up."""
         return False
 
-    def embed(self, texts: Sequence[str], *, timeout_s: float) -> NDArray[np.float32]:
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        timeout_s: float,
+        cancellation: Cancellation | None = None,  # noqa: ARG002 - done before anybody gives up
+    ) -> NDArray[np.float32]:
         """Returns the embeddings of `texts`, in their order, shape (len(texts), 256), not normalized.
 
         Raises:

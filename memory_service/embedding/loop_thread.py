@@ -4,13 +4,20 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import nullcontext
 from typing import Any, TypeVar
+
+from memory_service.embedding.cancellation import Cancellation
 
 T = TypeVar("T")
 
 
 class LoopClosed(Exception):
     """The loop was closed before the coroutine had finished."""
+
+
+class Stopped(Exception):
+    """Whoever waited for the coroutine gave up."""
 
 
 class LoopThread:
@@ -27,11 +34,12 @@ class LoopThread:
         self._thread.start()
         self._loop, self._closing = started.result()
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T], cancellation: Cancellation | None = None) -> T:
         """Runs `coroutine` on the loop and returns its result, or raises what it raised.
 
         Raises:
             LoopClosed: `close` was called before or meanwhile.
+            Stopped: `cancellation` came first; the coroutine is cancelled.
         """
         with self._lock:
             if self._closed:
@@ -39,9 +47,11 @@ class LoopThread:
                 raise LoopClosed
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            return future.result()
+            with cancellation.stopping(future.cancel) if cancellation is not None else nullcontext():
+                return future.result()
         except concurrent.futures.CancelledError:
-            raise LoopClosed from None
+            # `close` cancels, too.
+            raise (LoopClosed if self._closing.is_set() else Stopped) from None
 
     def close(self) -> None:
         """Cancels what is running, awaits `on_close` and ends the thread; does nothing the second time."""

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from memory_service.embedding.batches import batches
 from memory_service.embedding.blank import refuse_blank
+from memory_service.embedding.cancellation import Cancellation
 from memory_service.embedding.errors import (
     EmbedderMisconfigured,
     EmbedderUnavailable,
     TextNotEmbeddable,
 )
-from memory_service.embedding.loop_thread import LoopClosed, LoopThread
+from memory_service.embedding.loop_thread import LoopClosed, LoopThread, Stopped
 from memory_service.embedding.openai_refusals import Failed, Refused, explain
 from memory_service.embedding.openai_replies import read_vectors
 
@@ -114,7 +115,9 @@ class OpenAIEmbedder:
         """True: a request takes long and costs money."""
         return True
 
-    def embed(self, texts: Sequence[str], *, timeout_s: float) -> NDArray[np.float32]:
+    def embed(
+        self, texts: Sequence[str], *, timeout_s: float, cancellation: Cancellation | None = None
+    ) -> NDArray[np.float32]:
         """Returns the embeddings of `texts`, in their order, shape (len(texts), dimensions), not normalized.
 
         Raises:
@@ -125,7 +128,9 @@ class OpenAIEmbedder:
         refuse_blank(texts)
         sent = [text.replace("\n", " ") if self._replace_newlines else text for text in texts]
         try:
-            replies = self._loop.run(self._ask_for_all(sent, timeout_s))
+            replies = self._loop.run(self._ask_for_all(sent, timeout_s), cancellation)
+        except Stopped:
+            raise EmbedderUnavailable("the request was given up", retry_after_s=_RETRY_AFTER_S) from None
         except LoopClosed:
             raise EmbedderUnavailable("the embedder is closed", retry_after_s=_RETRY_AFTER_S) from None
         vectors = np.empty((len(texts), self._dimensions), np.float32)

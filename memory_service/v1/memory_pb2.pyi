@@ -186,7 +186,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 17
     """RESOURCE_EXHAUSTED: the database has no space left."""
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 18
-    """UNAVAILABLE: the database cannot be reached or does not accept writes at the moment; see RetryInfo."""
+    """UNAVAILABLE: the database cannot be reached or does not accept writes at the moment, or this server is
+    shutting down; see RetryInfo.
+    """
     ERROR_REASON_EMBEDDER_UNAVAILABLE: _ErrorReason.ValueType  # 19
     """UNAVAILABLE: the embedding provider failed after retries; see RetryInfo."""
     ERROR_REASON_SCHEMA_MISMATCH: _ErrorReason.ValueType  # 20
@@ -236,7 +238,9 @@ ERROR_REASON_REPLY_TOO_LARGE: ErrorReason.ValueType  # 16
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 17
 """RESOURCE_EXHAUSTED: the database has no space left."""
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 18
-"""UNAVAILABLE: the database cannot be reached or does not accept writes at the moment; see RetryInfo."""
+"""UNAVAILABLE: the database cannot be reached or does not accept writes at the moment, or this server is
+shutting down; see RetryInfo.
+"""
 ERROR_REASON_EMBEDDER_UNAVAILABLE: ErrorReason.ValueType  # 19
 """UNAVAILABLE: the embedding provider failed after retries; see RetryInfo."""
 ERROR_REASON_SCHEMA_MISMATCH: ErrorReason.ValueType  # 20

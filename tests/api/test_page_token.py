@@ -8,7 +8,7 @@ import pytest
 
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
-from tests.api.calls import Failure, failure, failure_of, send
+from tests.api.calls import failure, send
 from tests.api.messages import insert_all, new_memory
 
 
@@ -57,39 +57,12 @@ def test_a_page_token_serves_only_the_arguments_it_was_made_for(
     assert send(stub, pb.GetRecentRequest(user_id=user_id, page_token=token)).memories
 
 
-@pytest.mark.parametrize("position", [0, *range(25, 33)])
+@pytest.mark.parametrize("position", range(33))
 def test_a_page_token_with_a_byte_changed_is_refused(stub: MemoryServiceStub, user_id: str, position: int) -> None:
-    tampered = changed(token_of(stub, user_id), position)
+    data = bytearray(base64.urlsafe_b64decode(token_of(stub, user_id)))
+    data[position] ^= 0x01
+    tampered = base64.urlsafe_b64encode(data).decode()
 
     refused = failure(lambda: send(stub, pb.GetRecentRequest(user_id=user_id, page_token=tampered)))
 
     assert refused.reason == "PAGE_TOKEN_INVALID"
-
-
-@pytest.mark.parametrize("bit", [0x01, 0x80])
-@pytest.mark.parametrize("position", range(1, 25))
-def test_a_page_token_moved_elsewhere_shows_nothing_of_others(
-    stub: MemoryServiceStub, user_id: str, other_user_id: str, position: int, bit: int
-) -> None:
-    insert_all(stub, other_user_id, [new_memory() for _ in range(4)])
-    tampered = changed(token_of(stub, user_id), position, bit=bit)
-
-    outcome = pages_of(stub, user_id, tampered)
-
-    if isinstance(outcome, Failure):
-        assert outcome.reason == "PAGE_TOKEN_INVALID"
-    else:
-        assert {memory.user_id for memory in outcome} <= {user_id}
-
-
-def pages_of(stub: MemoryServiceStub, user_id: str, token: str) -> Failure | list[pb.Memory]:
-    try:
-        return list(send(stub, pb.GetRecentRequest(user_id=user_id, page_token=token)).memories)
-    except grpc.RpcError as error:
-        return failure_of(error)
-
-
-def changed(token: str, position: int, *, bit: int = 0x01) -> str:
-    data = bytearray(base64.urlsafe_b64decode(token))
-    data[position] ^= bit
-    return base64.urlsafe_b64encode(data).decode()

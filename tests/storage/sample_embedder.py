@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_service.embedding.cancellation import Cancellation
 from memory_service.embedding.errors import EmbeddingError, TextNotEmbeddable
 from tests.storage.sample_memories import DIMENSIONS
 
@@ -33,7 +34,13 @@ class SampleEmbedder:
         self.meanwhile: Callable[[], object] = lambda: None
         """What happens elsewhere while the provider thinks."""
 
-    def embed(self, texts: Sequence[str], *, timeout_s: float) -> NDArray[np.float32]:
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        timeout_s: float,
+        cancellation: Cancellation | None = None,  # noqa: ARG002
+    ) -> NDArray[np.float32]:
         """Returns the vectors, or raises what the test has set."""
         self.asked.append(list(texts))
         self.timeouts_s.append(timeout_s)

@@ -79,7 +79,7 @@ def test_killed_server_is_unavailable_until_it_is_back(
         started_at = time.monotonic()
         with pytest.raises(DatabaseUnavailable) as caught:
             ask(database.call(), one)
-        assert time.monotonic() - started_at < 1
+        assert time.monotonic() - started_at < 5
         assert str(data_dir) not in str(caught.value)
     # More callers than may wait: they are not told that the connections are busy.
     ends = at_once([lambda: database.write(database.call(), one)] * 10)
@@ -102,7 +102,7 @@ def test_pool_recovers_from_an_outage_longer_than_it_tries_to_reconnect(
     wait_for(lambda: database.statistics()["pool_size"] == 0)
 
     server.ensure_running()
-    wait_for(lambda: works(database), limit_s=5)
+    wait_for(lambda: works(database), limit_s=15)
 
 
 def test_statement_of_a_killed_server_does_not_hang(

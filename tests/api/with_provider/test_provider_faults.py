@@ -151,6 +151,7 @@ def test_a_deadline_ends_the_wait_for_a_provider(
     assert time.monotonic() - started_at < 2
     ended = server.log.wait_for("call", count=calls + 1)
     assert (ended["rpc"], ended["duration_ms"] < 2_000) == ("InsertVector", True)
+    assert ended["code"] in {"DEADLINE_EXCEEDED", "CANCELLED"}
     assert contents() == before
 
 
@@ -185,3 +186,19 @@ def test_a_slow_provider_does_not_stop_those_who_need_none(
         assert not any(future.done() for future in waiting)
 
     assert {future.result() for future in waiting} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+def test_a_cancelled_call_gives_its_thread_back(
+    server: ServerProcess, stub: MemoryServiceStub, user_id: str, text: str, provider: Provider
+) -> None:
+    provider.fail(Hang(20), always=True)
+    before = len(server.log.events("call"))
+
+    waiting = stub.SearchSimilar.future(pb.SearchSimilarRequest(user_id=user_id, text=text))
+    eventually(lambda: len(provider.requests) == 1)
+    cancelled_at = time.monotonic()
+    waiting.cancel()
+
+    ended = server.log.wait_for("call", count=before + 1)
+    assert time.monotonic() - cancelled_at < 2
+    assert (ended["rpc"], ended["code"]) == ("SearchSimilar", "CANCELLED")
