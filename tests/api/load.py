@@ -104,7 +104,10 @@ class Client:
 
 
 def _is_gone(error: grpc.RpcError) -> bool:
-    """Tells whether gRPC itself found nobody to connect to, or was told to go elsewhere."""
+    """Tells whether gRPC itself found nobody to connect to, or was told to go elsewhere.
+
+    A call that arrives in the instant in which a server stops is answered CANCELLED by gRPC, and never begun.
+    """
     call = cast("grpc.Call", error)
     has_details = any(key == "grpc-status-details-bin" for key, _ in call.trailing_metadata() or ())
-    return call.code() is grpc.StatusCode.UNAVAILABLE and not has_details
+    return call.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED} and not has_details

@@ -66,3 +66,13 @@ class Activity:
         ).fetchone()
         assert row is not None
         return int(row[0])
+
+
+def deadlocks(url: str) -> int:
+    """Returns how many deadlocks a database has seen. Its sessions report them when they end: close the pool first."""
+    others = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with psycopg.connect(url, autocommit=True) as observer:
+        wait_for(lambda: observer.execute(others).rowcount == 0)
+        row = observer.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").fetchone()
+    assert row is not None
+    return int(row[0])

@@ -15,7 +15,7 @@ from db import access
 from db.access import AccessBuffer
 from db.errors import DatabaseError
 from db.pool import Database
-from tests.storage.concurrency import Activity, at_once, wait_for
+from tests.storage.concurrency import Activity, at_once, deadlocks, wait_for
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_memories import LATER, NOW, hard_delete, new_memory, read, rows, store, stored
 
@@ -146,23 +146,24 @@ def test_buffer_does_not_grow_without_end(
     assert sorted(counted(database, user_id, memory_id) for memory_id in ids) == [0, 0, 2, 2]
 
 
-def test_processes_flush_the_same_memories_without_deadlock(database: Database, user_id: str) -> None:
+def test_processes_flush_the_same_memories_without_deadlock(database_url: str, open_database: OpenDatabase) -> None:
+    database = open_database(database_url)
     memories = [new_memory() for _ in range(200)]
-    store(database, user_id, *memories)
+    store(database, "u", *memories)
     ids = [memory.id for memory in memories]
 
     def work(shift: int) -> None:
         buffer = AccessBuffer(database, flush_interval_s=3_600)
-        for _ in range(5):
-            buffer.record(user_id, ids[shift:] + ids[:shift], at=NOW + timedelta(seconds=shift))
+        for _ in range(10):
+            buffer.record("u", ids[shift:] + ids[:shift], at=NOW + timedelta(seconds=shift))
             buffer.flush()
 
     for end in at_once([partial(work, 50 * number) for number in range(4)]):
         end.result()
-    found = rows(
-        database, b"SELECT DISTINCT access_count, last_accessed_at FROM memory_access WHERE user_id = %s", [user_id]
-    )
-    assert found == [(20, NOW + timedelta(seconds=150))]
+    found = rows(database, b"SELECT DISTINCT access_count, last_accessed_at FROM memory_access")
+    assert found == [(40, NOW + timedelta(seconds=150))]
+    database.close()
+    assert deadlocks(database_url) == 0
 
 
 def test_recording_while_flushing_loses_nothing(database: Database, user_id: str, buffer: AccessBuffer) -> None:

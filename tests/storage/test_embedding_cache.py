@@ -1,6 +1,7 @@
 """The embedding cache: what was stored is found, and nothing else."""
 
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 from hypothesis import given
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from db import embedding_cache
 from db.embedding_cache import Key, cache_key
 from db.pool import Database
-from tests.storage.concurrency import at_once
+from tests.storage.concurrency import at_once, deadlocks
+from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_memories import NOW, random_vector, rows
 
 
@@ -41,16 +43,20 @@ def test_first_embedding_stays(database: Database) -> None:
     assert look_up(database, key)[key].tobytes() == random_vector(1).tobytes()
 
 
-def test_same_texts_are_stored_at_once(database: Database) -> None:
-    texts = [f"shared {number}" for number in range(50)]
+def test_same_texts_are_stored_at_once_without_deadlock(database_url: str, open_database: OpenDatabase) -> None:
+    database = open_database(database_url)
 
     def store(order: int) -> None:
-        shuffled = np.random.default_rng(order).permutation(texts)
-        remember(database, {cache_key("m", 8, text): random_vector(1) for text in shuffled})
+        for batch in range(10):
+            keys = [cache_key("m", 8, f"{batch}-{number}") for number in range(50)]
+            shuffled = np.random.default_rng(order).permutation(len(keys))
+            remember(database, {keys[index]: random_vector(1) for index in shuffled})
 
-    for end in at_once([lambda order=order: store(order) for order in range(6)]):  # type: ignore[misc]
+    for end in at_once([partial(store, order) for order in range(4)]):
         end.result()
-    assert len(look_up(database, *[cache_key("m", 8, text) for text in texts])) == 50
+    assert rows(database, b"SELECT count(*) FROM embedding_cache") == [(500,)]
+    database.close()
+    assert deadlocks(database_url) == 0
 
 
 def test_no_text_is_kept(database: Database) -> None:

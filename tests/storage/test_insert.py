@@ -18,7 +18,7 @@ from db.memory import Memory, NewMemory, View, etag
 from db.pool import Database
 from db.requests import RequestKey, once
 from db.vectors import normalize
-from tests.storage.concurrency import Activity, at_once
+from tests.storage.concurrency import Activity, at_once, deadlocks
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_memories import (
     LATER,
@@ -257,3 +257,22 @@ def test_many_callers_bring_the_same_new_user_and_conversation(
     assert len(rows(database, b"SELECT FROM conversations WHERE user_id = %s", [user_id])) == 1
     contents = {read(database, user_id, memory.id, view=View.BASIC).content for memory in memories}
     assert contents == {str(index) for index in range(8)}
+
+
+def test_batches_bring_the_same_new_conversations_without_deadlock(
+    database_url: str, open_database: OpenDatabase
+) -> None:
+    database = open_database(database_url)
+    store(database, "u", new_memory())
+
+    def insert_batches(order: int) -> None:
+        for batch in range(10):
+            shuffled = np.random.default_rng(order).permutation(30)
+            store(database, "u", *[new_memory(conversation_id=f"{batch}-{number}") for number in shuffled])
+
+    for end in at_once([partial(insert_batches, order) for order in range(4)]):
+        end.result()
+    assert count(database, "u") == 1_201
+    assert len(rows(database, b"SELECT FROM conversations")) == 300
+    database.close()
+    assert deadlocks(database_url) == 0

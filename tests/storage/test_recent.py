@@ -41,6 +41,7 @@ def pages(database: Database, user_id: str, **wanted: Any) -> list[list[UUID]]:
         if one.end is None:
             return found
         assert one.memories, "a page without memories that is not the last"
+        assert one.end != after, "paging does not advance"
         assert one.end == Position(one.memories[-1].created_at, one.memories[-1].id)
         after = one.end
 
@@ -111,6 +112,7 @@ def test_pages_stay_stable_while_others_write(
     while True:
         one = page(database, user_id, after=after, page_size=page_size)
         seen.extend(memory.id for memory in one.memories)
+        assert after is None or one.end != after, "paging does not advance"
         after = one.end
         if after is None:
             break

@@ -177,6 +177,16 @@ def test_ties_are_in_order_of_id(database: Database, user_id: str) -> None:
         assert [hit.memory.id for hit in hits] == ids[:7]
 
 
+def test_threshold_is_inclusive(database: Database, user_id: str) -> None:
+    store(database, user_id, *[new_memory(embedding=normalize(random_vector(seed))) for seed in range(9)])
+    for metric in Metric:
+        hits = find(database, user_id, random_vector(9), metric=metric)
+        for number, hit in enumerate(hits, start=1):
+            found = find(database, user_id, random_vector(9), metric=metric, min_score=hit.score)
+            assert [hit.memory.id for hit in found] == [hit.memory.id for hit in hits[:number]]
+        assert find(database, user_id, random_vector(9), metric=metric, min_score=hits[0].score + 1e-9) == []
+
+
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [

@@ -83,16 +83,12 @@ def test_unset_and_empty_filter_are_the_same() -> None:
 
 
 @given(st.integers(0, 32), st.integers(1, 255))
-def test_tampering_is_refused_or_leads_elsewhere_within_the_user(byte: int, mask: int) -> None:
+def test_tampering_is_refused(byte: int, mask: int) -> None:
     data = bytearray(base64.urlsafe_b64decode(page_token.encode(POSITION, REQUEST)))
     data[byte] ^= mask
     token = base64.urlsafe_b64encode(data).decode()
-    try:
-        # Date and id are no secret: whatever they say, the statement names the caller's user.
-        assert page_token.decode(token, REQUEST) != POSITION
-        assert 1 <= byte < 25
-    except InvalidPageToken:
-        assert byte not in range(9, 25)
+    with pytest.raises(InvalidPageToken):
+        page_token.decode(token, REQUEST)
 
 
 @given(st.text(max_size=60) | st.binary(max_size=40).map(lambda data: base64.urlsafe_b64encode(data).decode()))
