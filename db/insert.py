@@ -17,9 +17,13 @@ INSERT = """/* insert.one */
 WITH owner AS (
     INSERT INTO users (user_id, created_at) VALUES (%(user_id)s, %(now)s)
     ON CONFLICT DO NOTHING
+    RETURNING 1
 ), conversation AS (
     INSERT INTO conversations (user_id, conversation_id, created_at)
-    SELECT %(user_id)s, %(conversation_id)s::text, %(now)s WHERE %(conversation_id)s::text IS NOT NULL
+    SELECT %(user_id)s, %(conversation_id)s::text, %(now)s
+    WHERE %(conversation_id)s::text IS NOT NULL
+        -- Always true, and makes the owner's row come first: a new user's first calls lock in one order.
+        AND (SELECT count(*) FROM owner) >= 0
     ON CONFLICT DO NOTHING
 )
 INSERT INTO memory_entries (
@@ -47,10 +51,12 @@ OWNERS = """/* insert.owners */
 WITH owner AS (
     INSERT INTO users (user_id, created_at) VALUES (%(user_id)s, %(now)s)
     ON CONFLICT DO NOTHING
+    RETURNING 1
 )
 INSERT INTO conversations (user_id, conversation_id, created_at)
 SELECT %(user_id)s, conversation_id, %(now)s
 FROM unnest(%(conversation_ids)s::text[]) AS given (conversation_id)
+WHERE (SELECT count(*) FROM owner) >= 0  -- as in insert.one
 -- Concurrent batches lock shared conversations in one order, not in the callers'.
 ORDER BY conversation_id
 ON CONFLICT DO NOTHING

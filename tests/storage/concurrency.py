@@ -45,7 +45,11 @@ class Activity:
 
     def wait_until_blocked(self, name: str) -> None:
         """Waits until a statement of this name waits for a lock."""
-        wait_for(lambda: self._count("wait_event_type = 'Lock'", name))
+        wait_for(lambda: self.blocked(name))
+
+    def blocked(self, name: str) -> int:
+        """Returns how many statements of this name wait for a lock."""
+        return self._count("wait_event_type = 'Lock'", name)
 
     def running(self, name: str) -> int:
         """Returns how many statements of this name run."""
@@ -57,6 +61,10 @@ class Activity:
         row = self._observer.execute(statement.encode(), [f"/* {name} */"]).fetchone()
         assert row is not None
         return int(row[0])
+
+    def close(self) -> None:
+        """Ends the observing session."""
+        self._observer.close()
 
     def terminate_others(self) -> int:
         """Ends every other session of the database, as a restarting server does; returns how many."""

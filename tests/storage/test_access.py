@@ -148,7 +148,7 @@ def test_buffer_does_not_grow_without_end(
 
 def test_processes_flush_the_same_memories_without_deadlock(database_url: str, open_database: OpenDatabase) -> None:
     database = open_database(database_url)
-    memories = [new_memory() for _ in range(200)]
+    memories = [new_memory() for _ in range(1_000)]
     store(database, "u", *memories)
     ids = [memory.id for memory in memories]
 
@@ -158,10 +158,10 @@ def test_processes_flush_the_same_memories_without_deadlock(database_url: str, o
             buffer.record("u", ids[shift:] + ids[:shift], at=NOW + timedelta(seconds=shift))
             buffer.flush()
 
-    for end in at_once([partial(work, 50 * number) for number in range(4)]):
+    for end in at_once([partial(work, 250 * number) for number in range(4)]):
         end.result()
     found = rows(database, b"SELECT DISTINCT access_count, last_accessed_at FROM memory_access")
-    assert found == [(40, NOW + timedelta(seconds=150))]
+    assert found == [(40, NOW + timedelta(seconds=750))]
     database.close()
     assert deadlocks(database_url) == 0
 

@@ -145,6 +145,19 @@ def test_detach_tells_whether_a_cancel_was_sent(database: Database) -> None:
     database.read(database.call(), check)
 
 
+def test_cancel_reaches_what_runs_elsewhere_and_only_while_it_runs() -> None:
+    call = Call()
+    stops: list[str] = []
+    with call.stopping(lambda: stops.append("first")):
+        assert stops == []
+        call.cancel()
+    assert stops == ["first"]
+    call.cancel()
+    assert stops == ["first"]
+    with call.stopping(lambda: stops.append("second")):
+        assert stops == ["first", "second"], "the call was cancelled before this began"
+
+
 def test_cancel_after_the_end_does_nothing(database: Database) -> None:
     call = database.call()
     assert database.read(call, one) == 1

@@ -45,16 +45,14 @@ def test_first_embedding_stays(database: Database) -> None:
 
 def test_same_texts_are_stored_at_once_without_deadlock(database_url: str, open_database: OpenDatabase) -> None:
     database = open_database(database_url)
-
-    def store(order: int) -> None:
-        for batch in range(10):
-            keys = [cache_key("m", 8, f"{batch}-{number}") for number in range(50)]
-            shuffled = np.random.default_rng(order).permutation(len(keys))
-            remember(database, {keys[index]: random_vector(1) for index in shuffled})
-
-    for end in at_once([partial(store, order) for order in range(4)]):
-        end.result()
-    assert rows(database, b"SELECT count(*) FROM embedding_cache") == [(500,)]
+    vector = random_vector(1)
+    for batch in range(4):
+        keys = [cache_key("m", 8, f"{batch}-{number}") for number in range(2_000)]
+        orders = [np.random.default_rng(seed).permutation(len(keys)) for seed in range(4)]
+        same = [{keys[index]: vector for index in order} for order in orders]
+        for end in at_once([partial(remember, database, embeddings) for embeddings in same]):
+            end.result()
+    assert rows(database, b"SELECT count(*) FROM embedding_cache") == [(8_000,)]
     database.close()
     assert deadlocks(database_url) == 0
 

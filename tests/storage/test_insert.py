@@ -1,5 +1,6 @@
 """Storing memories: every field, all or none, and many callers at the same time."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from db.memory import Memory, NewMemory, View, etag
 from db.pool import Database
 from db.requests import RequestKey, once
 from db.vectors import normalize
-from tests.storage.concurrency import Activity, at_once, deadlocks
+from tests.storage.concurrency import LIMIT_S, Activity, at_once, deadlocks, wait_for
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_memories import (
     LATER,
@@ -202,7 +203,7 @@ def test_batch_that_waited_for_an_id_names_it(
         {"metadata": {"nan": float("nan")}},
         {"embedding": normalize(random_vector(4, dimensions=9))},
     ],
-    ids=str,
+    ids=lambda wrong: next(iter(wrong)),
 )
 def test_refused_values_leave_nothing_behind(
     database: Database, user_id: str, insert_memory: Insert, wrong: dict[str, Any]
@@ -259,20 +260,47 @@ def test_many_callers_bring_the_same_new_user_and_conversation(
     assert contents == {str(index) for index in range(8)}
 
 
-def test_batches_bring_the_same_new_conversations_without_deadlock(
-    database_url: str, open_database: OpenDatabase
+def test_first_calls_of_a_user_lock_in_one_order(
+    database_url: str, open_database: OpenDatabase, activity_of: Callable[[str], Activity], insert_memory: Insert
 ) -> None:
+    database = open_database(database_url)
+    activity = activity_of(database_url)
+    claimed = threading.Event()
+    key = RequestKey(user_id="u", request_id=uuid4(), request_hash=b"hash", expires_at=LATER)
+
+    def claim_then_insert(conn: Connection) -> None:
+        def reply() -> bytes:
+            claimed.set()
+            wait_for(lambda: activity.blocked("insert.one") or activity.blocked("insert.owners"))
+            insert.insert(conn, "u", new_memory(conversation_id="c"), now=NOW)
+            return b""
+
+        once(conn, key, reply, now=NOW)
+
+    with ThreadPoolExecutor(1) as threads:
+        claiming = threads.submit(database.write, database.call(), claim_then_insert)
+        assert claimed.wait(LIMIT_S)
+        insert_memory(database, "u", new_memory(conversation_id="c"))
+        claiming.result()
+    database.close()
+    activity.close()
+    assert deadlocks(database_url) == 0
+
+
+def test_same_new_conversations_are_stored_in_one_order(database_url: str, open_database: OpenDatabase) -> None:
     database = open_database(database_url)
     store(database, "u", new_memory())
 
-    def insert_batches(order: int) -> None:
-        for batch in range(10):
-            shuffled = np.random.default_rng(order).permutation(30)
-            store(database, "u", *[new_memory(conversation_id=f"{batch}-{number}") for number in shuffled])
+    # The statement alone: in insert_batch the order is that of a set, which differs between processes only.
+    def add(conversation_ids: list[str]) -> None:
+        parameters = {"user_id": "u", "conversation_ids": conversation_ids, "now": NOW}
+        database.write(database.call(), lambda conn: conn.query(insert.OWNERS, parameters))
 
-    for end in at_once([partial(insert_batches, order) for order in range(4)]):
-        end.result()
-    assert count(database, "u") == 1_201
-    assert len(rows(database, b"SELECT FROM conversations")) == 300
+    for batch in range(4):
+        orders = [np.random.default_rng(seed).permutation(1_000) for seed in range(4)]
+        same = [[f"{batch}-{number}" for number in order] for order in orders]
+        for end in at_once([partial(add, conversation_ids) for conversation_ids in same]):
+            end.result()
+    assert len(rows(database, b"SELECT FROM conversations")) == 4_000
     database.close()
     assert deadlocks(database_url) == 0

@@ -1,5 +1,6 @@
 """Embedding texts through the cache: the provider is asked as seldom as can be, and its errors name the right text."""
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import structlog
 from numpy.typing import NDArray
 
+from db.errors import CallCancelled, StatementTimeout
 from db.pool import Database
 from db.vectors import Embedding
 from memory_service.embedding.errors import EmbedderUnavailable, TextNotEmbeddable
@@ -142,6 +144,19 @@ def test_provider_s_outage_is_the_caller_s(
         embeddings.embed(["a"], database.call())
     assert caught.value.retry_after_s == 7.0
     assert rows(database, b"SELECT FROM embedding_cache") == []
+
+
+def test_call_that_ended_meanwhile_is_no_outage(
+    embeddings: TextEmbeddings, embedder: SampleEmbedder, database: Database
+) -> None:
+    embedder.error = EmbedderUnavailable("nobody waits any more", retry_after_s=1.0)
+    cancelled = database.call()
+    embedder.meanwhile = cancelled.cancel
+    with pytest.raises(CallCancelled):
+        embeddings.embed(["a"], cancelled)
+    embedder.meanwhile = lambda: time.sleep(0.2)
+    with pytest.raises(StatementTimeout):
+        embeddings.embed(["a"], database.call(timeout_s=0.2))
 
 
 def test_provider_has_as_long_as_the_call(
