@@ -56,8 +56,19 @@ class AccessBuffer:
         self._database = database
         self._lock = threading.Lock()
         self._noted: dict[Key, Accesses] = {}
-        self._dropped = 0
+        self._dropped_count = 0
+        self._reported_count = 0
         self._thread = PeriodicThread("access-flush", self.flush, interval_s=flush_interval_s, final_run=True)
+
+    @property
+    def size(self) -> int:
+        """How many memories have accesses not yet written."""
+        return len(self._noted)
+
+    @property
+    def dropped_count(self) -> int:
+        """How many accesses were not counted, since the beginning, because there were MAX_NOTED."""
+        return self._dropped_count
 
     def start(self) -> None:
         """Starts writing."""
@@ -81,13 +92,14 @@ class AccessBuffer:
         elif len(self._noted) < MAX_NOTED:
             self._noted[key] = Accesses(count, at)
         else:
-            self._dropped += count
+            self._dropped_count += count
 
     def flush(self) -> None:
         """Writes what is noted; what cannot be written now is kept for the next flush."""
         with self._lock:
             noted, self._noted = self._noted, {}
-            dropped, self._dropped = self._dropped, 0
+            dropped = self._dropped_count - self._reported_count
+            self._reported_count = self._dropped_count
         if dropped:
             log.warning("accesses_not_counted", count=dropped)
         pending = sorted(noted.items(), key=lambda item: item[0])

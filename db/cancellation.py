@@ -52,6 +52,10 @@ class Call:
         self._cancelled = False
         self._stop: Callable[[], object] | None = None
         self._cancel_sent = False
+        self.pool_wait_s = 0.0
+        """Seconds the call has waited for connections."""
+        self.database_s = 0.0
+        """Seconds its statements have taken."""
 
     def remaining_s(self) -> float | None:
         """Returns the seconds left, at least 0, or None where there is no deadline."""

@@ -1,4 +1,4 @@
-"""Which memories a query considers: the filter, and its WHERE conditions."""
+"""Which memories a query considers: the filter, and its conditions on the covering index and on the row."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -7,6 +7,7 @@ from typing import Any
 from psycopg.sql import SQL, Composable
 from psycopg.types.json import Jsonb
 
+from db.conditions import Condition, compile_condition
 from db.memory import Metadata
 
 
@@ -22,35 +23,78 @@ class Filter:
     """Inclusive."""
     created_before: datetime | None = None
     """Exclusive."""
+    where: Condition | None = None
     show_deleted: bool = False
 
-    def shape(self) -> frozenset[str]:
-        """Returns which conditions there are: filters of one shape share a statement, and so its plan."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return frozenset(name for name, value in values.items() if value is not None and value is not False)
+    @property
+    def reads_metadata(self) -> bool:
+        """Whether the filter needs the row: everything else stands in the covering index."""
+        return self.metadata_contains is not None or self.where is not None
 
-    def parameters(self) -> dict[str, Any]:
-        """Returns the values for the conditions."""
+    def compiled(self) -> "CompiledFilter":
+        """Returns the filter as SQL. Filters of one shape make the same text, and so share a plan."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        names = frozenset(name for name, value in values.items() if value is not None and value is not False)
+        del values["where"]
         if self.metadata_contains is not None:
             values["metadata_contains"] = Jsonb(self.metadata_contains)
-        return values
+        where = None
+        if self.where is not None:
+            sql, parameters = compile_condition(self.where)
+            where = sql.as_bytes(None)
+            values |= parameters
+        return CompiledFilter(names, where, values)
 
 
-_CONDITIONS = {
-    "conversation_id": SQL("conversation_id = %(conversation_id)s"),
+@dataclass(frozen=True, slots=True)
+class CompiledFilter:
+    """A filter's text and its values, apart: the text is what statements are kept by."""
+
+    names: frozenset[str]
+    """Which conditions there are."""
+    where: bytes | None
+    """The condition on metadata, as SQL with named parameters."""
+    parameters: dict[str, Any]
+
+
+_INDEX = {
     "min_importance": SQL("importance >= %(min_importance)s"),
     "max_importance": SQL("importance <= %(max_importance)s"),
-    "metadata_contains": SQL("metadata @> %(metadata_contains)s"),
     "created_after": SQL("created_at >= %(created_after)s"),
     "created_before": SQL("created_at < %(created_before)s"),
 }
+_CONVERSATION = SQL("conversation_id = %(conversation_id)s")
+# The covering index holds the hash; the row decides.
+_CONVERSATION_KEY = SQL("conversation_key = hashtextextended(%(conversation_id)s, 0)")
+_METADATA = SQL("metadata @> %(metadata_contains)s")
+
+Conditions = list[Composable]
 
 
-def where(shape: frozenset[str]) -> Composable:
-    """Returns the conditions on memory_entries for filters of this shape, the user's own included."""
-    conditions: list[Composable] = [SQL("user_id = %(user_id)s")]
-    if "show_deleted" not in shape:
-        conditions.append(SQL("deleted_at IS NULL"))
-    conditions.extend(condition for name, condition in _CONDITIONS.items() if name in shape)
-    return SQL("\n        AND ").join(conditions)
+def row_conditions(names: frozenset[str], where: bytes | None) -> Conditions:
+    """Returns all conditions, for a plan that reads the rows."""
+    conditions: Conditions = [] if "show_deleted" in names else [SQL("deleted_at IS NULL")]
+    conditions.extend(condition for name, condition in _INDEX.items() if name in names)
+    if "conversation_id" in names:
+        conditions.append(_CONVERSATION)
+    if "metadata_contains" in names:
+        conditions.append(_METADATA)
+    if where is not None:
+        conditions.append(SQL(where.decode()))  # composed by db.conditions
+    return conditions
+
+
+def index_conditions(names: frozenset[str]) -> Conditions:
+    """Returns the conditions that the covering index can judge by itself."""
+    conditions: Conditions = [SQL("deleted_at IS NULL")]
+    # IS TRUE keeps a generic plan from the index on created_at, which takes any range for a narrow one and then has to
+    # read each row.
+    conditions.extend(SQL("({}) IS TRUE").format(condition) for name, condition in _INDEX.items() if name in names)
+    if "conversation_id" in names:
+        conditions.append(_CONVERSATION_KEY)
+    return conditions
+
+
+def of_user(conditions: Conditions) -> Composable:
+    """Returns the conditions together with the one that every statement has."""
+    return SQL("\n        AND ").join([SQL("user_id = %(user_id)s"), *conditions])

@@ -1,5 +1,6 @@
 """Storing new memories, one or a batch, with the user and the conversations they belong to."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
+from db import copy_import
 from db.connection import Connection
 from db.errors import Conflict, MemoryExists
 from db.memory import NewMemory
@@ -66,17 +68,8 @@ TAKEN = """/* insert.taken */
 SELECT id FROM memory_entries WHERE user_id = %(user_id)s AND id = ANY(%(ids)s)
 """
 
-INSERT_ROW = """/* insert.row */
-INSERT INTO memory_entries (
-    user_id, id, conversation_id, content, summary, metadata, embedding, embedding_norm, embedding_model,
-    importance, version, created_at, updated_at)
-VALUES (
-    %(user_id)s, %(id)s, %(conversation_id)s, %(content)s, %(summary)s, %(metadata)s, %(embedding)s,
-    %(embedding_norm)s, %(embedding_model)s, %(importance)s, 1, %(created_at)s, %(now)s)
-"""
 
-
-def insert_batch(conn: Connection, user_id: str, memories: list[NewMemory], *, now: datetime) -> None:
+def insert_batch(conn: Connection, user_id: str, memories: Sequence[NewMemory], *, now: datetime) -> None:
     """Stores all of the memories or, when one cannot be, none.
 
     Raises:
@@ -90,14 +83,14 @@ def insert_batch(conn: Connection, user_id: str, memories: list[NewMemory], *, n
             conn.query(OWNERS, {"user_id": user_id, "conversation_ids": list(conversation_ids), "now": now})
             if (taken := _first_taken(conn, user_id, positions)) is not None:
                 raise _exists(memories, taken)
-            conn.query_many(INSERT_ROW, [_parameters(user_id, memory, now) for memory in memories])
+            copy_import.copy(conn, user_id, memories, now=now)
     except psycopg.errors.UniqueViolation as error:  # inserted by somebody else since we looked
         if (taken := _first_taken(conn, user_id, positions)) is None:
             raise Conflict("a memory with one of these ids came and went meanwhile") from error
         raise _exists(memories, taken) from error
 
 
-def _exists(memories: list[NewMemory], index: int) -> MemoryExists:
+def _exists(memories: Sequence[NewMemory], index: int) -> MemoryExists:
     return MemoryExists(f"the user has a memory {memories[index].id} already", index=index)
 
 

@@ -114,7 +114,8 @@ class Database:
 
     def statistics(self) -> dict[str, int]:
         """Returns psycopg_pool's counters; one that is absent is 0."""
-        return self._pool.get_stats()
+        # It counts callers who gave up long ago as waiting.
+        return {**self._pool.get_stats(), "requests_waiting": max(0, self._callers - self._lent)}
 
     def read(self, call: Call, query: Callable[[Connection], T]) -> T:
         """Runs `query` on a connection, once more where the connection turns out to be dead.
@@ -161,7 +162,9 @@ class Database:
 
     @contextmanager
     def _connection(self, call: Call) -> Iterator[Connection]:
+        started_at = time.perf_counter()
         conn = self._take(call)
+        call.pool_wait_s += time.perf_counter() - started_at
         conn.database_s = 0.0
         attached = False
         try:
@@ -171,6 +174,7 @@ class Database:
             yield conn
         finally:
             conn.call = None
+            call.database_s += conn.database_s
             if attached and call.detach():
                 _absorb_late_cancel(conn)
             conn.last_used_at = time.monotonic()

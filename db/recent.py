@@ -8,7 +8,7 @@ from uuid import UUID
 from psycopg.sql import SQL
 
 from db.connection import Connection
-from db.filters import Filter, where
+from db.filters import Filter, of_user, row_conditions
 from db.memory import COLUMNS, Memory, View, from_row
 
 
@@ -56,8 +56,8 @@ AFTER = SQL(" AND (created_at, id) < (%(after_created_at)s, %(after_id)s)")
 
 
 @lru_cache(maxsize=1_024)
-def _statement(view: View, shape: frozenset[str], *, after: bool) -> bytes:
-    conditions = where(shape)
+def _statement(view: View, names: frozenset[str], where: bytes | None, *, after: bool) -> bytes:
+    conditions = of_user(row_conditions(names, where))
     if after:
         conditions += AFTER
     return RECENT.format(where=conditions, columns=SQL(COLUMNS[view])).as_bytes(None)
@@ -74,14 +74,15 @@ def recent(
     max_text_bytes: int,
 ) -> Page:
     """Returns the page of at most `page_size` memories that follows `after`."""
-    parameters = filter.parameters() | {
+    compiled = filter.compiled()
+    parameters = compiled.parameters | {
         "user_id": user_id,
         "after_created_at": after and after.created_at,
         "after_id": after and after.id,
         "limit": page_size + 1,
         "max_text_bytes": max_text_bytes,
     }
-    statement = _statement(view, filter.shape(), after=after is not None)
+    statement = _statement(view, compiled.names, compiled.where, after=after is not None)
     rows = conn.query(statement, parameters).fetchall()
     memories = [from_row(row[1:]) for row in rows]
     if not rows or rows[0][0] == len(rows):

@@ -1,25 +1,32 @@
-"""Finding the memories of one user nearest to a vector."""
+"""Finding the memories of one user nearest to a vector: runs the plan that fits, and widens it until it has enough."""
 
+import math
+import time
 from dataclasses import dataclass
-from enum import Enum
-from functools import lru_cache
+from typing import Any
 from uuid import UUID
 
 from psycopg.sql import SQL
 
-from db.connection import Connection
+from db import search_statements
+from db.ann_registry import AnnIndex
+from db.connection import Connection, Statement
 from db.errors import ReplyTooLarge
-from db.filters import Filter, where
-from db.memory import COLUMNS, Memory, View, from_row
+from db.filters import Filter
+from db.memory import Memory, View, from_row
+from db.search_plan import (
+    FILTERED_PICKS,
+    MAX_CANDIDATES,
+    Coarse,
+    Plan,
+    SearchTuning,
+    candidates_for,
+    enough_for,
+    picks_for,
+    scan_is_cheaper,
+)
+from db.search_statements import Metric, Shape, shape_of
 from db.vectors import Embedding, to_parameter
-
-
-class Metric(Enum):
-    """The measure of nearness, always of the original vectors."""
-
-    COSINE = "cosine"
-    INNER_PRODUCT = "inner_product"
-    L2 = "l2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nearest:
-    """What to look for: the `limit` live memories nearest to `embedding` that pass the filter."""
+    """What to look for: the `limit` memories nearest to `embedding` that pass the filter."""
 
     embedding: Embedding
     metric: Metric
@@ -42,75 +49,173 @@ class Nearest:
     min_score: float | None = None
     view: View = View.BASIC
     max_text_bytes: int | None = None
+    exact: bool = False
+    ef_search: int | None = None
+    candidates: int | None = None
 
 
-# Smaller is nearer. Stored vectors have unit length u and their norm n; the query likewise q and its norm:
-#   inner product  n·|q| · (u·q), which <#> returns negated
-#   Euclidean      |n·u - |q|·q|² = (n - |q|)² + n·|q|·|u - q|², exact also for vectors close together, where
-#                  n² + |q|² - 2·n·|q|·(u·q) would lose everything to cancellation
-_DISTANCE = {
-    Metric.COSINE: SQL("embedding <=> %(unit)s"),
-    Metric.INNER_PRODUCT: SQL("embedding_norm * %(norm)s * (embedding <#> %(unit)s)"),
-    Metric.L2: SQL("sqrt((embedding_norm - %(norm)s) ^ 2 + embedding_norm * %(norm)s * (embedding <-> %(unit)s) ^ 2)"),
-}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What there is to search with: the covering index, this user's approximate one, and how large the user is."""
 
-# First ids and distances, then the rows: text is not carried through the sort, and is read for the results only,
-# and only when all of it fits the reply (otherwise `m` is all NULL).
-EXACT = SQL("""/* search.exact */
-WITH nearest AS (
-    SELECT id, {distance} AS distance, text_bytes
-    FROM memory_entries
-    WHERE {where}
-    ORDER BY distance, id
-    LIMIT %(limit)s
-), sized AS (
-    SELECT id, distance, sum(text_bytes) OVER () AS text_bytes FROM nearest
-)
-SELECT sized.distance, sized.text_bytes, {columns}
-FROM sized
-LEFT JOIN memory_entries m ON m.user_id = %(user_id)s AND m.id = sized.id AND sized.text_bytes <= %(max_text_bytes)s
-LEFT JOIN memory_access a ON a.user_id = %(user_id)s AND a.id = m.id
-ORDER BY sized.distance, sized.id
-""")
+    coarse: Coarse
+    ann: AnnIndex | None
+    user_rows: int | None
+    """Live memories of the user, None while not counted."""
+    tuning: SearchTuning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What was found, and how."""
+
+    hits: list[Hit]
+    plan: Plan
+    considered: int
+    """How many memories that pass the filter were compared precisely, one by one."""
+    maybe_incomplete: bool
+    """Whether there are fewer than `limit` although the plan may have overlooked some."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one statement found."""
+
+    picked: int
+    """How many candidates there were, one more than asked for at most."""
+    compared: int
+    hits: list[Hit]
+
 
 _UNLIMITED = 2**62
+# An uncounted user is taken for one of this size: too many candidates cost little, too few cost recall.
+_UNKNOWN_ROWS = 10_000
 
 
-@lru_cache(maxsize=1_024)
-def _statement(metric: Metric, view: View, shape: frozenset[str], *, exclude: bool) -> bytes:
-    conditions = where(shape)
-    if exclude:
-        conditions += SQL(" AND id <> %(exclude)s")
-    statement = EXACT.format(distance=_DISTANCE[metric], where=conditions, columns=SQL(COLUMNS[view]))
-    return statement.as_bytes(None)
-
-
-def search(conn: Connection, user_id: str, nearest: Nearest) -> list[Hit]:
+def search(conn: Connection, user_id: str, nearest: Nearest, means: Means) -> Answer:
     """Returns what is nearest, nearest first, equal distances by id.
+
+    An approximate plan that finds fewer than `limit` is followed by one that looks further, and in the end by one
+    that compares everything: a filter never hides memories that exist.
 
     Raises:
         ReplyTooLarge: When the results hold more than `max_text_bytes` of text.
     """
-    statement = _statement(nearest.metric, nearest.view, nearest.filter.shape(), exclude=nearest.exclude is not None)
-    reads_text = nearest.view is not View.HEAD
-    parameters = nearest.filter.parameters() | {
-        "user_id": user_id,
-        "unit": to_parameter(nearest.embedding),
-        "norm": nearest.embedding.norm,
-        "exclude": nearest.exclude,
-        "limit": nearest.limit,
-        "max_text_bytes": nearest.max_text_bytes if reads_text and nearest.max_text_bytes is not None else _UNLIMITED,
-    }
-    rows = conn.query(statement, parameters).fetchall()
-    if rows and rows[0][2] is None:
-        raise ReplyTooLarge(count=len(rows), size=rows[0][1], allowed=parameters["max_text_bytes"])
-    hits = [Hit(from_row(row[2:]), _score(nearest.metric, row[0])) for row in rows]
-    if nearest.min_score is None:
-        return hits
-    return [hit for hit in hits if hit.score >= nearest.min_score]
+    run = _Run(conn, user_id, nearest)
+    if means.ann is not None and _ann_serves(nearest):
+        found = run.ann(means.ann, means.tuning)
+        if found.compared == nearest.limit:
+            return _answer(found, nearest, Plan.ANN)
+    if not _index_serves(nearest, means.coarse):
+        return run.table()
+    return run.candidates(means)
 
 
-def _score(metric: Metric, distance: float) -> float:
-    if metric is Metric.COSINE:
-        return max(-1.0, min(1.0, 1.0 - distance))
-    return -distance
+def _ann_serves(nearest: Nearest) -> bool:
+    return nearest.metric is Metric.COSINE and not nearest.exact and not nearest.filter.show_deleted
+
+
+def _index_serves(nearest: Nearest, coarse: Coarse) -> bool:
+    if nearest.filter.show_deleted or coarse is Coarse.NOTHING:
+        return False
+    if coarse is Coarse.EMBEDDING:
+        return not (nearest.exact and nearest.filter.reads_metadata)
+    # Signs tell directions apart, not lengths.
+    return nearest.metric is Metric.COSINE and not nearest.exact
+
+
+def _answer(found: _Found, nearest: Nearest, plan: Plan) -> Answer:
+    # Fewer than `limit` only where the others score too little; one that was overlooked might not.
+    maybe_incomplete = plan is not Plan.EXACT and len(found.hits) < nearest.limit
+    return Answer(hits=found.hits, plan=plan, considered=found.compared, maybe_incomplete=maybe_incomplete)
+
+
+class _Run:
+    """One search: its statements share a shape and parameters."""
+
+    def __init__(self, conn: Connection, user_id: str, nearest: Nearest) -> None:
+        self._conn = conn
+        self._user_id = user_id
+        self._nearest = nearest
+        compiled = nearest.filter.compiled()
+        self._shape: Shape = shape_of(nearest.metric, nearest.view, compiled, exclude=nearest.exclude is not None)
+        limited = nearest.view is not View.HEAD and nearest.max_text_bytes is not None
+        self._parameters: dict[str, Any] = compiled.parameters | {
+            "user_id": user_id,
+            "unit": to_parameter(nearest.embedding),
+            "norm": nearest.embedding.norm,
+            "exclude": nearest.exclude,
+            "limit": nearest.limit,
+            "min_score": -math.inf if nearest.min_score is None else nearest.min_score,
+            "max_text_bytes": nearest.max_text_bytes if limited else _UNLIMITED,
+        }
+
+    def table(self) -> Answer:
+        return _answer(self._query(search_statements.table(self._shape)), self._nearest, Plan.EXACT)
+
+    def candidates(self, means: Means) -> Answer:
+        """Picks candidates by the covering index, more where too few of them pass the filter."""
+        statement = search_statements.candidates(self._shape, means.coarse)
+        reads_metadata = self._nearest.filter.reads_metadata
+        picks = self._first_picks(means)
+        while not scan_is_cheaper(picks, means.user_rows, reads_metadata=reads_metadata):
+            found = self._query(statement, candidates=picks)
+            if found.picked <= picks:
+                return _answer(found, self._nearest, Plan.EXACT)
+            enough = self._enough(found, means)
+            if found.compared >= enough:
+                # The nearest by the embedding itself are the nearest; by signs only once all were compared.
+                plan = Plan.EXACT if means.coarse is Coarse.EMBEDDING else Plan.QUANTIZED
+                return _answer(found, self._nearest, plan)
+            picks = picks_for(enough, picked=picks, passed=found.compared)
+        return self.table()
+
+    def _first_picks(self, means: Means) -> int:
+        nearest, reads_metadata = self._nearest, self._nearest.filter.reads_metadata
+        if means.coarse is Coarse.EMBEDDING:
+            return 4 * nearest.limit + 100 if reads_metadata else nearest.limit
+        if nearest.candidates is not None:
+            return max(nearest.candidates, nearest.limit)
+        picks = candidates_for(nearest.limit, _rows_or_guess(means), means.tuning)
+        return min(MAX_CANDIDATES, FILTERED_PICKS * picks) if reads_metadata else picks
+
+    def _enough(self, found: _Found, means: Means) -> int:
+        """Returns how many memories that pass the filter have to be compared."""
+        nearest = self._nearest
+        if means.coarse is Coarse.EMBEDDING:
+            return nearest.limit
+        if nearest.candidates is not None:
+            return max(nearest.candidates, nearest.limit)
+        passing = _rows_or_guess(means) * found.compared // found.picked
+        return enough_for(nearest.limit, passing, means.tuning)
+
+    def ann(self, index: AnnIndex, tuning: SearchTuning) -> _Found:
+        """Walks the approximate index; the settings hold for this transaction only."""
+        depth = self._nearest.ef_search or tuning.ef(self._nearest.limit)
+        started_at, database_s = time.perf_counter(), self._conn.database_s
+        with self._conn.pipeline(), self._conn.transaction():
+            # A generic plan takes the limit for a tenth of the table, which an index seems too slow for.
+            self._conn.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+            if index.method == "hnsw":
+                self._conn.execute(SQL("SET LOCAL hnsw.ef_search = {}").format(depth))
+                self._conn.execute("SET LOCAL hnsw.iterative_scan = relaxed_order")
+            else:
+                self._conn.execute(SQL("SET LOCAL ivfflat.probes = {}").format(max(1, depth // 10)))
+                self._conn.execute("SET LOCAL ivfflat.iterative_scan = relaxed_order")
+            found = self._query(search_statements.ann(self._shape, self._user_id))
+        # In a pipeline `query` returns, and stops its clock, before the statement has run.
+        self._conn.database_s = database_s + time.perf_counter() - started_at
+        return found
+
+    def _query(self, statement: Statement, **more: int) -> _Found:
+        rows = self._conn.query(statement, self._parameters | more).fetchall()
+        picked, compared, first_id, _, text_bytes, entry_id, *_ = rows[0]
+        if first_id is None:
+            return _Found(picked, compared, [])
+        if entry_id is None:
+            raise ReplyTooLarge(count=len(rows), size=text_bytes, allowed=self._parameters["max_text_bytes"])
+        return _Found(picked, compared, [Hit(from_row(row[5:]), row[3]) for row in rows])
+
+
+def _rows_or_guess(means: Means) -> int:
+    return _UNKNOWN_ROWS if means.user_rows is None else means.user_rows

@@ -1,4 +1,4 @@
-"""The command line: `memory-service serve | migrate | check | version`."""
+"""The command line: `memory-service serve | migrate | check | index | import | export | version`."""
 
 import argparse
 import os
@@ -10,7 +10,17 @@ from typing import Any
 
 from psycopg import pq
 
-from memory_service import __version__, check_command, config, logs, migrate_command, serve_command
+from memory_service import (
+    __version__,
+    check_command,
+    config,
+    export_command,
+    import_command,
+    index_command,
+    logs,
+    migrate_command,
+    serve_command,
+)
 from memory_service.failures import complain, end_process, exit_status_of
 
 DESCRIPTION = "A vector memory service: gRPC in front of PostgreSQL and pgvector, with embeddings built in."
@@ -31,6 +41,9 @@ Examples:
       for a trusted network: four processes on one port, without encryption or authentication
   memory-service check
       tries the configuration, the database and the embedding model
+  memory-service export --user ada --output ada.jsonl --with-embeddings
+  memory-service import ada.jsonl --user ada --address memory.example:50051
+      moves a user's memories to another service
 
 Exit status: 0 done; 1 failed; 2 wrong usage or configuration; 3 stopped as asked, but calls had to be cut off.
 """
@@ -39,10 +52,21 @@ Exit status: 0 done; 1 failed; 2 wrong usage or configuration; 3 stopped as aske
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit status."""
     options = vars(_parser().parse_args(arguments))
+    if (run := options.pop("run", None)) is not None:  # a command that is a client, and has no settings
+        end_process(exit_status_of(lambda: run(options)))
+    if options["command"] == "index":
+        options["index"] = index_command.take_request(options)
     end_process(exit_status_of(lambda: _run(**options)))
 
 
-def _run(*, command: str, sql: bool = False, status: bool = False, **overrides: Any) -> int:
+def _run(
+    *,
+    command: str,
+    sql: bool = False,
+    status: bool = False,
+    index: index_command.Request | None = None,
+    **overrides: Any,
+) -> int:
     if command == "version":
         _print_versions()
         return 0
@@ -54,6 +78,8 @@ def _run(*, command: str, sql: bool = False, status: bool = False, **overrides: 
         return serve_command.run(settings)
     if command == "check":
         return check_command.run(settings, print)
+    if index is not None:
+        return index_command.run(settings, index, print)
     if sql:
         return migrate_command.script(settings, print)
     return migrate_command.status(settings, print) if status else migrate_command.run(settings, print)
@@ -86,6 +112,27 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="try everything the service needs",
         description="Tries configuration, database, schema and embedding model; exits with 1 when something fails.",
+    )
+    index = commands.add_parser(
+        "index",
+        help="list, create, drop or rebuild ANN indexes",
+        description="Works on the approximate (ANN) indexes that large users have; the service maintains them itself.",
+    )
+    for action in index_command.add_actions(index):
+        _add_common(action)
+    import_command.add_arguments(
+        commands.add_parser(
+            "import",
+            help="store the memories of a file",
+            description="Sends the memories of a file to a running service. Broken off, it goes on where it was.",
+        )
+    )
+    export_command.add_arguments(
+        commands.add_parser(
+            "export",
+            help="write a user's memories to a file",
+            description="Writes a user's memories, newest first, to a file that `import` reads.",
+        )
     )
     commands.add_parser("version", help="print versions")
     for command in (migrate, check):

@@ -68,6 +68,13 @@ def with_port(address: str, port: int) -> str:
     return f"{address.rpartition(':')[0]}:{port}"
 
 
+def nth(address: str, index: int) -> str:
+    """Returns the address `index` ports further; "off" and port 0, a free one for everybody, stay."""
+    if address == "off" or not (port := split_address(address)[1]):
+        return address
+    return with_port(address, port + index)
+
+
 def _resolve(address: str) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
     host, port = split_address(address)
     try:

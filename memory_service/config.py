@@ -1,7 +1,7 @@
 """Settings: every tunable of the service, read from the environment once, checked all at once."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,9 @@ KNOWN_DIMENSIONS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 30
 MAX_DIMENSIONS = 16_000  # pgvector's limit for a halfvec column
 
 
+MAX_PORT = 65_535
+
+
 class ConfigurationError(Exception):
     """The environment holds values the service cannot run with; the message lists all of them."""
 
@@ -48,6 +51,11 @@ class Settings(BaseSettings):
         "127.0.0.1:50052",
         description="Second address, for health checks only: it answers when the first is saturated. `off`: none.",
     )
+    metrics_listen: str = Field(
+        "off",
+        description="Address that answers Prometheus over HTTP, for example 127.0.0.1:9464. Several `workers` take a "
+        "port each, this one and those above it. Tells what the service does, nothing that is stored in it.",
+    )
     insecure: bool = Field(
         default=False,
         description="Allow a `listen` address that other machines can reach although calls are neither encrypted "
@@ -57,6 +65,13 @@ class Settings(BaseSettings):
     threads: int = Field(24, ge=1, le=512, description="Calls one process works on at the same time.")
     max_concurrent_calls: int = Field(
         96, ge=1, le=10_000, description="Calls one process accepts, working or queued; more get RESOURCE_EXHAUSTED."
+    )
+    import_streams: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Imports one process works on at the same time, on threads of their own; more get "
+        "RESOURCE_EXHAUSTED.",
     )
     reflection: bool = Field(default=True, description="Serve gRPC reflection, for grpcurl and buf curl.")
     drain_delay_s: float = Field(
@@ -111,6 +126,69 @@ class Settings(BaseSettings):
     embedding_timeout_s: float = Field(10.0, gt=0, le=600, description="Longest wait for one request to the provider.")
     embedding_retries: int = Field(3, ge=0, le=10, description="Retries, with back-off, of a failed provider request.")
 
+    ann_index: Literal["hnsw", "ivfflat", "off"] = Field(
+        "hnsw", description="The kind of approximate (ANN) index that large users get of their own. `off`: none."
+    )
+    ann_min_rows: int = Field(
+        20_000, ge=1, le=500_000, description="Live memories that earn a user an ANN index, once they are searched."
+    )
+    ann_drop_rows: int = Field(
+        10_000, ge=1, le=500_000, description="Live memories below which a user's ANN index is dropped again."
+    )
+    ann_max_indexes: int = Field(
+        100,
+        ge=0,
+        le=1_000,
+        description="Most users with an ANN index, the largest ones. Every statement on memories plans with all of "
+        "them, and takes a lock on each.",
+    )
+    ann_maintenance_interval_s: float = Field(
+        30.0, gt=0, le=86_400, description="Seconds between rounds of building, repairing and dropping ANN indexes."
+    )
+    ann_build_memory_mb: int | None = Field(
+        None,
+        ge=1,
+        le=1_048_576,
+        description="maintenance_work_mem of ANN builds, in MB. An HNSW graph that does not fit takes several times as "
+        "long: 700 bytes a memory plus 2 bytes a dimension. Unset: what PostgreSQL is set to.",
+    )
+    hnsw_m: int = Field(
+        16, ge=2, le=100, description="Neighbours of a memory in an HNSW index, for indexes built from then on."
+    )
+    hnsw_ef_construction: int = Field(
+        200, ge=4, le=1_000, description="How far building an HNSW index looks for neighbours, at least 2 `hnsw_m`."
+    )
+    ivfflat_lists: int = Field(
+        0, ge=0, le=32_768, description="Lists of an IVFFlat index. 0: one for every 1,000 memories."
+    )
+    ef_search: int = Field(
+        100, ge=1, le=1_000, description="How far a search looks in an ANN index, unless the call says otherwise."
+    )
+    candidates_factor: int = Field(
+        20,
+        ge=1,
+        le=1_000,
+        description="How many memories a quantized search compares precisely for each result: this many for users of "
+        "1,000 to 10,000 memories, a quarter for smaller ones, twice as many for larger ones.",
+    )
+    recall_probe_fraction: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of the approximate searches that is repeated exactly in the background, to measure recall; "
+        "for at most 1 % of the time. 0: none.",
+    )
+    recall_target: float = Field(
+        0.98,
+        ge=0,
+        le=1,
+        description="Approximate searches look further, up to 8 times as far, while their measured recall is below.",
+    )
+    global_search: bool = Field(
+        default=False,
+        description="`on`: serve SearchAllUsers, and keep an ANN index across users for it.",
+    )
+
     deleted_retention_days: float = Field(
         30.0, ge=0, le=36_500, description="Days a soft-deleted memory can be restored before it is purged."
     )
@@ -135,9 +213,9 @@ class Settings(BaseSettings):
         split_address(value)
         return value
 
-    @field_validator("ops_listen")
+    @field_validator("ops_listen", "metrics_listen")
     @classmethod
-    def _ops_listen_is_an_address_or_off(cls, value: str) -> str:
+    def _is_an_address_or_off(cls, value: str) -> str:
         if value != "off":
             split_address(value)
         return value
@@ -164,6 +242,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _values_agree(self) -> Self:
         problems = []
+        if self.metrics_listen != "off" and split_address(self.metrics_listen)[1] + self.workers > MAX_PORT + 1:
+            problems.append(f"MEMORY_METRICS_LISTEN leaves no ports for MEMORY_WORKERS={self.workers}")
+        problems.extend(self._ann_problems())
         if self.pool_min_size > self.pool_max_size:
             problems.append(
                 f"MEMORY_POOL_MIN_SIZE ({self.pool_min_size}) exceeds MEMORY_POOL_MAX_SIZE ({self.pool_max_size})"
@@ -181,6 +262,15 @@ class Settings(BaseSettings):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _ann_problems(self) -> Iterator[str]:
+        if self.ann_drop_rows > self.ann_min_rows:
+            yield f"MEMORY_ANN_DROP_ROWS ({self.ann_drop_rows}) exceeds MEMORY_ANN_MIN_ROWS ({self.ann_min_rows})"
+        if self.hnsw_ef_construction < 2 * self.hnsw_m:
+            yield (
+                f"MEMORY_HNSW_EF_CONSTRUCTION ({self.hnsw_ef_construction}) is below twice MEMORY_HNSW_M "
+                f"({self.hnsw_m})"
+            )
 
     def _default_dimensions(self) -> int | None:
         if self.embedding_model in KNOWN_DIMENSIONS:
@@ -219,7 +309,7 @@ def _is_http_address(url: str) -> bool:
 def split_address(address: str) -> tuple[str, int]:
     """Splits "host:port" or "[::1]:port"; raises ValueError for anything else."""
     host, separator, port = address.rpartition(":")
-    if not separator or not host.strip("[]") or not port.isascii() or not port.isdigit() or int(port) > 65_535:  # noqa: PLR2004
+    if not separator or not host.strip("[]") or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
         raise ValueError(f"{address!r} is not HOST:PORT, for example 127.0.0.1:50051 or [::1]:50051")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ValueError(f"{address!r}: put an IPv6 host in brackets, for example [::1]:50051")

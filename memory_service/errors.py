@@ -6,7 +6,7 @@ What is not listed here is a defect of ours: the caller gets INTERNAL with an er
 import random
 import secrets
 from collections import namedtuple
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 import structlog
@@ -15,6 +15,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from db import errors as db
 from memory_service.embedding import errors as embedding
+from memory_service.global_recall import GlobalSearchDisabled
+from memory_service.importing import ChunkFailed
 from memory_service.interceptors import MalformedRequest
 from memory_service.page_token import InvalidPageToken
 from memory_service.v1 import memory_pb2 as pb
@@ -62,6 +64,7 @@ _MEANINGS: dict[type[Exception], _Meaning] = {
     db.DatabaseUnavailable: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_DATABASE_UNAVAILABLE),
     db.SchemaMismatch: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_SCHEMA_MISMATCH),
     db.UnsupportedDatabase: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_SCHEMA_MISMATCH),
+    GlobalSearchDisabled: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_GLOBAL_SEARCH_DISABLED),
     embedding.EmbedderUnavailable: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_EMBEDDER_UNAVAILABLE),
     embedding.EmbedderMisconfigured: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_EMBEDDER_MISCONFIGURED),
 }
@@ -71,6 +74,8 @@ def to_failure(error: BaseException) -> Failure:
     """Returns what a caller is told about `error`."""
     if isinstance(error, InvalidArgument):
         return _invalid_argument(error)
+    if isinstance(error, ChunkFailed) and error.__cause__ is not None:
+        return _of_chunk(error.chunk, to_failure(error.__cause__))
     if isinstance(error, InvalidPageToken):
         return _bad_field("page_token", str(error), pb.ERROR_REASON_PAGE_TOKEN_INVALID)
     for kind, (code, reason) in _MEANINGS.items():
@@ -104,6 +109,11 @@ def _invalid_argument(error: InvalidArgument) -> Failure:
             (violation.field, reason_name(violation.reason), violation.description) for violation in error.violations
         ),
     )
+
+
+def _of_chunk(chunk: int, failure: Failure) -> Failure:
+    """Adds which chunk of a stream it was; field paths are relative to the chunk."""
+    return replace(failure, message=f"chunk {chunk}: {failure.message}", facts={**failure.facts, "chunk": str(chunk)})
 
 
 def _bad_field(path: str, description: str, reason: pb.ErrorReason.ValueType) -> Failure:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from db.errors import DatabaseError
 from memory_service.addresses import AddressError
+from memory_service.bulk.errors import TransferError
 from memory_service.config import ConfigurationError
 from memory_service.embedding.errors import EmbeddingError
 
@@ -25,7 +26,7 @@ def exit_status_of(command: Callable[[], int]) -> int:
     except ConfigurationError as error:
         complain(f"the configuration is not usable:\n{_indented(str(error))}")
         return MISUSED
-    except (AddressError, DatabaseError, EmbeddingError) as error:
+    except (AddressError, DatabaseError, EmbeddingError, TransferError) as error:
         complain(str(error))
         return FAILED
     except KeyboardInterrupt:

@@ -1,41 +1,17 @@
-"""What surrounds every call: its request id, its line in the log, and its errors made statuses."""
+"""Wrapping the methods of the service: every call is observed, its request checked, and refused during shutdown."""
 
-import re
-import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
 
-from db.errors import DatabaseUnavailable
 from memory_service.calls_in_flight import CallsInFlight
 from memory_service.executors import run_on
+from memory_service.metrics import CallMetrics, grpc_type
+from memory_service.observed_call import ObservedCall, ShuttingDown, Surroundings, ToStatus, log_methods
 from memory_service.v1 import memory_pb2
-
-log = structlog.get_logger(__name__)
-
-REQUEST_ID = "x-request-id"
-STATUS_DETAILS = "grpc-status-details-bin"
-
-# Short enough for a log line, and nothing in it that could end one.
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-
-# What a caller did is news for the caller; what the service did is news for its operator. A call that went
-# well is logged at debug only: at thousands a second, the lines would cost more than the calls.
-_LEVELS = {
-    grpc.StatusCode.OK: "debug",
-    grpc.StatusCode.UNKNOWN: "error",
-    grpc.StatusCode.INTERNAL: "error",
-    grpc.StatusCode.UNAVAILABLE: "error",
-    grpc.StatusCode.DATA_LOSS: "error",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "warning",
-}
 
 if TYPE_CHECKING:  # generic in the stubs only
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -49,23 +25,17 @@ class MalformedRequest(Exception):
     """The bytes of a request are not a message of its method's type."""
 
 
-class ToStatus(Protocol):
-    """Decides what a caller is told about an error: `errors.to_status`."""
-
-    def __call__(self, error: BaseException, *, trailers: tuple[tuple[str, str | bytes], ...]) -> grpc.Status:
-        """Returns the status, `trailers` among its trailing metadata."""
-        ...
-
-
 class CallInterceptor(grpc.ServerInterceptor):
     """Wraps the methods of this service's own package and leaves gRPC's own (/grpc.*) alone.
 
     A behaviour tells what went wrong by raising; `to_status` makes of it the status that is sent.
     """
 
-    def __init__(self, *, to_status: ToStatus, calls: CallsInFlight) -> None:
+    def __init__(self, *, to_status: ToStatus, calls: CallsInFlight, metrics: CallMetrics) -> None:
         self._to_status = to_status
         self._calls = calls
+        self._metrics = metrics
+        self._log = log_methods()
         self._prefix = f"/{memory_pb2.DESCRIPTOR.package}."
         # gRPC asks for the handler anew with each call, under the server's lock: wrap it once.
         self._wrapped: dict[str, Handler] = {}
@@ -92,22 +62,22 @@ class CallInterceptor(grpc.ServerInterceptor):
             handler = continuation(handler_call_details)
             if handler is None:
                 return None
-            rpc = method.rpartition("/")[2]
             if self._refusals is not None:
-                return self._refusal(rpc, handler, self._refusals)
-            self._wrapped[method] = self._wrap(rpc, handler)
+                return self._refusal(method, handler, self._refusals)
+            self._wrapped[method] = self._wrap(method, handler)
         return self._wrapped[method]
 
-    def _wrap(self, rpc: str, handler: "Handler") -> "Handler":
+    def _wrap(self, method: str, handler: "Handler") -> "Handler":
         behaviour, make_handler = _arity(handler)
         arguments = _checked_each if handler.request_streaming else _checked
+        observed = self._observe(method, handler)
 
         def call(argument: Any, context: grpc.ServicerContext, *send: Callable[[Any], None]) -> Any:
-            with self._observed(rpc, context):
+            with observed(context):
                 return behaviour(arguments(argument), context, *send)
 
         def stream(argument: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with self._observed(rpc, context):
+            with observed(context):
                 yield from behaviour(arguments(argument), context)
 
         # A non-blocking behaviour answers through a callback and returns nothing to iterate over.
@@ -122,65 +92,30 @@ class CallInterceptor(grpc.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
 
-    def _refusal(self, rpc: str, handler: "Handler", executor: ThreadPoolExecutor) -> "Handler":
+    def _refusal(self, method: str, handler: "Handler", executor: ThreadPoolExecutor) -> "Handler":
+        observed = self._observe(method, handler)
+
         def refuse(_argument: Any, context: grpc.ServicerContext) -> None:
-            with self._observed(rpc, context, levels={}):  # all in order: info
-                raise DatabaseUnavailable("the server is shutting down")
+            with observed(context):
+                raise ShuttingDown("the server is shutting down")
 
         _, make_handler = _arity(handler)
         return make_handler(run_on(executor, refuse))
 
-    @contextmanager
-    def _observed(
-        self, rpc: str, context: grpc.ServicerContext, *, levels: Mapping[grpc.StatusCode, str] = _LEVELS
-    ) -> Iterator[None]:
-        request_id = _request_id(context)
-        context.set_trailing_metadata(((REQUEST_ID, request_id),))
-        started_at = time.perf_counter()
-        # Not to be unbound: gRPC runs each call in a context of its own.
-        structlog.contextvars.bind_contextvars(request_id=request_id, rpc=rpc)
-        with self._calls:
-            try:
-                yield
-            except GeneratorExit:
-                _log_call(levels, grpc.StatusCode.CANCELLED, started_at)
-                raise
-            except BaseException as error:  # what passes here, gRPC shows the client word for word
-                if isinstance(error, grpc.RpcError) and not context.is_active():
-                    # What gRPC raises from a stream of requests whose caller is gone: nobody to answer.
-                    _log_call(levels, grpc.StatusCode.CANCELLED, started_at)
-                    raise
-                # Trailers go with the status: abort_with_status drops those that were set before.
-                status = self._to_status(error, trailers=((REQUEST_ID, request_id),))
-                _log_call(levels, status.code, started_at, reason=_reason(status), peer=context.peer())
-                context.abort_with_status(status)
-            else:
-                _log_call(levels, grpc.StatusCode.OK, started_at)
-
-
-def _request_id(context: grpc.ServicerContext) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID and isinstance(value, str) and _SANE_REQUEST_ID.fullmatch(value):
-            return value
-    return secrets.token_hex(16)
-
-
-def _log_call(
-    levels: Mapping[grpc.StatusCode, str], code: grpc.StatusCode, started_at: float, **fields: str | None
-) -> None:
-    duration_ms = round((time.perf_counter() - started_at) * 1_000, 2)
-    getattr(log, levels.get(code, "info"))("call", code=code.name, duration_ms=duration_ms, **fields)
-
-
-def _reason(status: grpc.Status) -> str | None:
-    """Returns ErrorInfo.reason. The message stays out of the log: it may quote what the caller sent."""
-    for key, value in status.trailing_metadata or ():
-        if key == STATUS_DETAILS and isinstance(value, bytes):
-            for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    return str(info.reason)
-    return None
+    def _observe(self, method: str, handler: "Handler") -> Callable[[grpc.ServicerContext], ObservedCall]:
+        """Returns what makes, for each call of a method, its context manager."""
+        _, service, rpc = method.split("/")
+        kind = grpc_type(
+            request_streaming=bool(handler.request_streaming), response_streaming=bool(handler.response_streaming)
+        )
+        surroundings = Surroundings(
+            rpc=rpc,
+            to_status=self._to_status,
+            calls=self._calls,
+            metrics=self._metrics.of(service, rpc, kind),
+            log_methods=self._log,
+        )
+        return lambda context: ObservedCall(surroundings, context)
 
 
 def _arity(handler: "Handler") -> tuple[Behaviour, "Callable[..., Handler]"]:

@@ -29,6 +29,13 @@ class Limits:
     max_page_size: int = 1_000
     default_conversation_limit: int = 100
     max_conversation_limit: int = 1_000
+    max_import_chunk_size: int = 5_000
+    max_batch_searches: int = 100
+    max_filter_depth: int = 8
+    max_filter_conditions: int = 64
+    max_filter_values: int = 1_000
+    max_candidates: int = 10_000
+    max_ef_search: int = 1_000
     max_created_at_lead: timedelta = timedelta(days=1)
     deleted_retention: timedelta
     request_id_retention: timedelta

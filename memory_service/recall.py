@@ -1,27 +1,22 @@
-"""Asking for memories back: SearchSimilar, GetVector, GetRecent, GetStats."""
+"""Reading memories back by id or by recency, and counting them: GetVector, GetRecent, GetStats."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from db import fetch, recent, search, stats
+from db import fetch, recent, stats
 from db.access import AccessBuffer
 from db.cancellation import Call
 from db.connection import Connection
-from db.errors import MemoryDeleted, ReplyTooLarge
 from db.memory import Memory, View
 from db.pool import Database
 from db.recent import Page, Position
-from db.search import Hit
-from db.vectors import Embedding
-from memory_service import page_token, replies, requests, search_request
-from memory_service.embedding.errors import TextNotEmbeddable
+from memory_service import page_token, replies, requests
 from memory_service.fields import FieldReader
 from memory_service.limits import Limits
-from memory_service.search_request import SearchDraft
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import InvalidArgument, Violation, Violations
+from memory_service.violations import Violations
 from memory_service.wire_vectors import COMPONENT_BYTES
 
 
@@ -54,36 +49,6 @@ class Recall:
         if not request.skip_access_recording:
             self._record(user_id, [memory])
         return pb.GetVectorResponse(memory=replies.memory(memory, encoding))
-
-    def search(self, request: pb.SearchSimilarRequest, call: Call) -> pb.SearchSimilarResponse:
-        """Finds the memories nearest to an embedding, a text or a memory."""
-        fields = self._fields()
-        draft = search_request.read(fields, request)
-        fields.violations.raise_if_any()
-
-        embedding = self._embed(draft.query.text, call) if draft.query.text else draft.query.embedding
-
-        def nearest(conn: Connection) -> list[Hit]:
-            origin = embedding or _origin(conn, draft, show_deleted=request.show_deleted)
-            return search.search(conn, draft.user_id, draft.nearest(origin, max_text_bytes=self.limits.max_reply_bytes))
-
-        hits = self.database.read(call, nearest)
-        reply = replies.search(hits, draft.encoding)
-        if (size := reply.ByteSize()) > self.limits.max_reply_bytes:
-            raise ReplyTooLarge(count=len(hits), size=size, allowed=self.limits.max_reply_bytes)
-        if not request.skip_access_recording:
-            self._record(draft.user_id, [hit.memory for hit in hits])
-        return reply
-
-    def _embed(self, text: str, call: Call) -> Embedding | None:
-        if self.embeddings is None:  # refused while reading the request
-            return None
-        try:
-            [embedding] = self.embeddings.embed([text], call)
-        except TextNotEmbeddable as error:
-            violation = Violation("text", error.reason, pb.ERROR_REASON_TEXT_NOT_EMBEDDABLE)
-            raise InvalidArgument([violation]) from error
-        return embedding
 
     def _record(self, user_id: str, memories: list[Memory]) -> None:
         live = [memory.id for memory in memories if memory.deleted_at is None]
@@ -158,15 +123,3 @@ class Recall:
             ),
         )
         return replies.stats(counted)
-
-
-def _origin(conn: Connection, draft: SearchDraft, *, show_deleted: bool) -> Embedding:
-    """Returns the embedding of the memory that the search starts from."""
-    if draft.query.memory_id is None:
-        raise ValueError("a search without a query passed validation")
-    memory = fetch.fetch(conn, draft.user_id, draft.query.memory_id, view=View.FULL)
-    if memory.deleted_at is not None and not show_deleted:
-        raise MemoryDeleted(f"memory {memory.id} is deleted; restore it first, or set show_deleted")
-    if memory.embedding is None:
-        raise ValueError("the full view lacks its embedding")
-    return memory.embedding

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from db.memory import Memory, NewMemory, etag
-from db.search import Hit
+from db.search import Answer
+from db.search_plan import Plan
 from db.stats import UserStats
 from memory_service import wire_vectors
 from memory_service.v1 import memory_pb2 as pb
@@ -74,13 +75,34 @@ def insert_result(new: NewMemory, *, now: datetime) -> pb.InsertResult:
     return pb.InsertResult(id=str(new.id), etag=etag(1, now), created_at=_timestamp(new.created_at))
 
 
-def search(hits: list[Hit], encoding: pb.VectorEncoding.ValueType) -> pb.SearchSimilarResponse:
-    """Returns the reply of SearchSimilar."""
-    message = pb.SearchSimilarResponse()
-    for hit in hits:
+PLANS = {
+    Plan.EXACT: pb.SEARCH_PLAN_EXACT,
+    Plan.QUANTIZED: pb.SEARCH_PLAN_QUANTIZED,
+    Plan.ANN: pb.SEARCH_PLAN_ANN,
+}
+
+
+def search(answer: Answer, encoding: pb.VectorEncoding.ValueType) -> pb.SearchSimilarResponse:
+    """Returns the reply of SearchSimilar, without its timing."""
+    message = pb.SearchSimilarResponse(
+        plan=PLANS[answer.plan],
+        candidates_considered=answer.considered,
+        maybe_incomplete=answer.maybe_incomplete,
+    )
+    for hit in answer.hits:
         result = message.results.add(score=hit.score)
         _fill(result.memory, hit.memory, encoding)
     return message
+
+
+def set_timing(
+    message: pb.ServerTiming, *, total_s: float, pool_wait_s: float, database_s: float, embedding_s: float
+) -> None:
+    """Fills in where a call spent its time."""
+    message.total.FromNanoseconds(round(total_s * 1e9))
+    message.pool_wait.FromNanoseconds(round(pool_wait_s * 1e9))
+    message.database.FromNanoseconds(round(database_s * 1e9))
+    message.embedding.FromNanoseconds(round(embedding_s * 1e9))
 
 
 def stats(user: UserStats) -> pb.GetStatsResponse:

@@ -1,19 +1,15 @@
 """Reading whole requests: from contract messages to what the database layer takes."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from db.filters import Filter
-from db.memory import NewMemory, View
+from db.memory import View
 from db.update import UNCHANGED, Changes
-from db.vectors import Embedding
+from memory_service import conditions_request
+from memory_service.drafts import CALLER_MODEL
 from memory_service.fields import DEFAULT_IMPORTANCE, FieldReader
 from memory_service.v1 import memory_pb2 as pb
-
-# The model recorded for embeddings that came with the call.
-CALLER_MODEL = "caller"
 
 VIEWS = {
     pb.MEMORY_VIEW_UNSPECIFIED: View.BASIC,
@@ -39,84 +35,6 @@ def encoding(
     return fields.choice("embedding_encoding", value, ENCODINGS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextToEmbed:
-    """A text the server has to embed, and the field it came from."""
-
-    text: str
-    path: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """A memory to store, before its text is embedded."""
-
-    id: UUID | None
-    conversation_id: str | None
-    content: str
-    summary: str
-    metadata: dict[str, Any]
-    source: Embedding | TextToEmbed
-    importance: int
-    created_at: datetime
-
-    def finish(self, *, new_id: UUID, embedding: Embedding, model: str) -> NewMemory:
-        """Returns the memory with its embedding; `new_id` serves where the caller gave none."""
-        return NewMemory(
-            id=self.id or new_id,
-            conversation_id=self.conversation_id,
-            content=self.content,
-            summary=self.summary,
-            metadata=self.metadata,
-            embedding=embedding,
-            embedding_model=model,
-            importance=self.importance,
-            created_at=self.created_at,
-        )
-
-
-def draft(fields: FieldReader, path: str, message: pb.NewMemory, *, now: datetime) -> Draft:
-    """Reads a memory to store."""
-    return Draft(
-        id=fields.optional_uuid(f"{path}.id", message.id),
-        conversation_id=fields.conversation_id(f"{path}.conversation_id", message.conversation_id),
-        content=fields.text(f"{path}.content", message.content, max_bytes=fields.limits.max_content_bytes),
-        summary=fields.text(f"{path}.summary", message.summary, max_bytes=fields.limits.max_summary_bytes),
-        metadata=fields.metadata(f"{path}.metadata", message.metadata),
-        source=_source(fields, path, message),
-        importance=fields.importance(f"{path}.importance", message.importance)
-        if message.HasField("importance")
-        else DEFAULT_IMPORTANCE,
-        created_at=_created_at(fields, f"{path}.created_at", message, now),
-    )
-
-
-def _source(fields: FieldReader, path: str, message: pb.NewMemory) -> Embedding | TextToEmbed:
-    if not message.HasField("embedding"):
-        if message.embed_text:
-            text = fields.text_to_embed(f"{path}.embed_text", message.embed_text)
-            return TextToEmbed(text=text, path=f"{path}.embed_text")
-        fields.embeddable(f"{path}.content", message.content)
-        return TextToEmbed(text=message.content, path=f"{path}.content")
-    if message.embed_text:
-        fields.violations.add(f"{path}.embed_text", "is set together with embedding; send one of them")
-    return _embedding_or_nothing(fields, f"{path}.embedding", message.embedding)
-
-
-def _embedding_or_nothing(fields: FieldReader, path: str, vector: pb.Vector) -> Embedding | TextToEmbed:
-    # Where the vector is bad a violation is noted, and what is returned is never used.
-    return fields.embedding(path, vector) or TextToEmbed(text="", path=path)
-
-
-def _created_at(fields: FieldReader, path: str, message: pb.NewMemory, now: datetime) -> datetime:
-    if not message.HasField("created_at"):
-        return now
-    created_at = fields.time(path, message.created_at)
-    if created_at > now + fields.limits.max_created_at_lead:
-        fields.violations.add(path, "lies more than a day in the future")
-    return created_at
-
-
 def memory_filter(fields: FieldReader, message: pb.MemoryFilter, *, show_deleted: bool) -> Filter:
     """Reads which memories to consider."""
     return Filter(
@@ -132,6 +50,7 @@ def memory_filter(fields: FieldReader, message: pb.MemoryFilter, *, show_deleted
         created_before=fields.time("filter.created_before", message.created_before)
         if message.HasField("created_before")
         else None,
+        where=conditions_request.read(fields, message.where, "filter.where") if message.HasField("where") else None,
         show_deleted=show_deleted,
     )
 

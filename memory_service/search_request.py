@@ -6,7 +6,8 @@ from uuid import UUID
 
 from db.filters import Filter
 from db.memory import View
-from db.search import Metric, Nearest
+from db.search import Nearest
+from db.search_statements import Metric
 from db.vectors import Embedding
 from memory_service import requests
 from memory_service.fields import FieldReader
@@ -42,6 +43,10 @@ class SearchDraft:
     min_score: float | None
     view: View
     encoding: pb.VectorEncoding.ValueType
+    exact: bool
+    ef_search: int | None
+    candidates: int | None
+    records_access: bool
 
     def nearest(self, embedding: Embedding, *, max_text_bytes: int) -> Nearest:
         """Returns the search for what is near `embedding`."""
@@ -54,6 +59,9 @@ class SearchDraft:
             min_score=self.min_score,
             view=self.view,
             max_text_bytes=max_text_bytes,
+            exact=self.exact,
+            ef_search=self.ef_search,
+            candidates=self.candidates,
         )
 
 
@@ -64,7 +72,7 @@ def read(fields: FieldReader, request: pb.SearchSimilarRequest) -> SearchDraft:
     encoding = requests.encoding(fields, request.embedding_encoding, default=encoding_of(request.embedding))
     limit = fields.size("limit", request.limit, default=limits.default_search_limit, maximum=limits.max_search_limit)
     if view is View.FULL:
-        _check_embeddings_fit(fields, limit, encoding)
+        check_embeddings_fit(fields, limit, encoding)
     if math.isnan(request.min_score):
         fields.violations.add("min_score", "is NaN, expected a number")
     return SearchDraft(
@@ -76,6 +84,14 @@ def read(fields: FieldReader, request: pb.SearchSimilarRequest) -> SearchDraft:
         min_score=request.min_score if request.HasField("min_score") else None,
         view=view,
         encoding=encoding,
+        exact=request.exact,
+        ef_search=fields.integer("ef_search", request.ef_search, minimum=1, maximum=limits.max_ef_search)
+        if request.HasField("ef_search")
+        else None,
+        candidates=fields.integer("candidates", request.candidates, minimum=limit, maximum=limits.max_candidates)
+        if request.HasField("candidates")
+        else None,
+        records_access=not request.skip_access_recording,
     )
 
 
@@ -105,7 +121,7 @@ def _query(fields: FieldReader, request: pb.SearchSimilarRequest) -> Query:
             return Query(memory_id=fields.uuid("memory_id", request.memory_id))
 
 
-def _check_embeddings_fit(fields: FieldReader, limit: int, encoding: pb.VectorEncoding.ValueType) -> None:
+def check_embeddings_fit(fields: FieldReader, limit: int, encoding: pb.VectorEncoding.ValueType) -> None:
     """Refuses at once what would fail as soon as the user has enough memories."""
     size = limit * fields.dimensions * COMPONENT_BYTES[encoding]
     if size > (allowed := fields.limits.max_reply_bytes):

@@ -8,7 +8,7 @@ import structlog
 from db import migrate
 from db.probe import Probe
 from memory_service import __version__, service
-from memory_service.addresses import require_free, require_loopback
+from memory_service.addresses import nth, require_free, require_loopback
 from memory_service.config import Settings
 from memory_service.monitor import DatabaseMonitor
 from memory_service.provisioning import Provision, provide_database, require_schema
@@ -44,10 +44,12 @@ def run(settings: Settings) -> int:
 
 
 def _require_addresses(settings: Settings) -> None:
-    # Before anything that takes time. The ops address may be open to others: it tells them nothing but the health.
+    # Before anything that takes time. The ops address and the one for metrics may be open to others: they tell them
+    # how the service does, and nothing of what it stores.
     if not settings.insecure:
         require_loopback(settings.listen)
-    for address in (settings.listen, settings.ops_listen):
+    metrics = (nth(settings.metrics_listen, index) for index in range(settings.workers))
+    for address in (settings.listen, settings.ops_listen, *metrics):
         if address != "off":
             require_free(address)
 

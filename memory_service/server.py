@@ -1,6 +1,7 @@
 """The gRPC listeners of one process: the service itself, and the ops address that only answers health checks."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,8 +13,10 @@ from memory_service.addresses import AddressError, require_free, with_port
 from memory_service.calls_in_flight import CallsInFlight
 from memory_service.config import Settings
 from memory_service.health import Health
-from memory_service.interceptors import CallInterceptor, ToStatus
+from memory_service.interceptors import CallInterceptor
 from memory_service.limits import limits_of
+from memory_service.metrics import CallMetrics
+from memory_service.observed_call import ToStatus
 from memory_service.reflection import Reflection
 from memory_service.v1 import memory_pb2, memory_pb2_grpc
 
@@ -53,7 +56,10 @@ class Addresses:
 
 
 class Server:
-    """Serves one servicer, with health checks and reflection beside it on threads of their own."""
+    """Serves one servicer, with health checks and reflection beside it on threads of their own.
+
+    `end_streams` is called when the server drains: the servicer's streams have to end then as calls do.
+    """
 
     def __init__(
         self,
@@ -61,12 +67,15 @@ class Server:
         servicer: memory_pb2_grpc.MemoryServiceServicer,
         *,
         to_status: ToStatus,
+        metrics: CallMetrics,
+        end_streams: Callable[[], None] = lambda: None,
         share_ports: bool = False,
     ) -> None:
         self._settings = settings
+        self._end_streams = end_streams
         self._share_ports = share_ports
         self._calls = CallsInFlight()
-        self._interceptor = CallInterceptor(to_status=to_status, calls=self._calls)
+        self._interceptor = CallInterceptor(to_status=to_status, calls=self._calls, metrics=metrics)
         self.health = Health([SERVICE])
         """What it reports; everything is NOT_SERVING at first."""
         self._reflection = Reflection(descriptors.served()) if settings.reflection else None
@@ -113,6 +122,8 @@ class Server:
         time.sleep(self._settings.drain_delay_s)
         log.info("draining", calls=self._calls.count, grace_s=self._settings.drain_grace_s)
         self._interceptor.refuse_calls(self._admin)
+        # A stream may go on for hours, or wait for a caller who sends nothing.
+        self._end_streams()
         time.sleep(REFUSING_S)
         # gRPC cancels what is left a moment after we have looked.
         ended = self._main.stop(self._settings.drain_grace_s + 0.1)

@@ -1,10 +1,12 @@
-"""What GetServerInfo tells: versions, the embedding space, and every limit."""
+"""What GetServerInfo tells: versions, the embedding space, every limit, and the approximate indexes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
 
+from db.ann_catalog import IndexInfo, IndexState
 from memory_service.limits import Limits
 from memory_service.v1 import memory_pb2 as pb
 
@@ -22,7 +24,14 @@ class ServerFacts:
     embedding_dimensions: int
 
 
-def server_info(facts: ServerFacts, limits: Limits) -> pb.GetServerInfoResponse:
+_STATES = {
+    IndexState.READY: pb.ANN_INDEX_STATE_READY,
+    IndexState.BUILDING: pb.ANN_INDEX_STATE_BUILDING,
+    IndexState.INVALID: pb.ANN_INDEX_STATE_INVALID,
+}
+
+
+def server_info(facts: ServerFacts, limits: Limits, indexes: Iterable[IndexInfo]) -> pb.GetServerInfoResponse:
     """Returns the reply of GetServerInfo."""
     return pb.GetServerInfoResponse(
         version=facts.version,
@@ -33,7 +42,20 @@ def server_info(facts: ServerFacts, limits: Limits) -> pb.GetServerInfoResponse:
         embedding_model=facts.embedding_model,
         embedding_dimensions=facts.embedding_dimensions,
         limits=_limits(limits),
+        ann_indexes=[_ann_index(index) for index in indexes],
     )
+
+
+def _ann_index(index: IndexInfo) -> pb.AnnIndex:
+    message = pb.AnnIndex(
+        name=index.name,
+        method=index.method,
+        state=_STATES[index.state],
+        bytes=index.bytes,
+        scans=index.scans,
+    )
+    setattr(message, "global", index.is_global)  # a keyword of Python
+    return message
 
 
 def _limits(values: Limits) -> pb.Limits:
@@ -54,6 +76,13 @@ def _limits(values: Limits) -> pb.Limits:
         max_conversation_limit=values.max_conversation_limit,
         deleted_retention=_duration(values.deleted_retention),
         request_id_retention=_duration(values.request_id_retention),
+        max_import_chunk_size=values.max_import_chunk_size,
+        max_batch_searches=values.max_batch_searches,
+        max_filter_depth=values.max_filter_depth,
+        max_filter_conditions=values.max_filter_conditions,
+        max_filter_values=values.max_filter_values,
+        max_candidates=values.max_candidates,
+        max_ef_search=values.max_ef_search,
         max_call_duration=_duration(values.max_call_duration),
     )
 

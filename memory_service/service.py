@@ -6,26 +6,46 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import structlog
+from prometheus_client import CollectorRegistry, ProcessCollector
+from pydantic import SecretStr
 
 from db import migrate
 from db.access import AccessBuffer
+from db.ann_catalog import list_indexes
+from db.ann_demand import AnnDemand
+from db.ann_maintenance import AnnMaintenance
+from db.ann_registry import AnnRegistry
 from db.cancellation import Call
 from db.pool import Database, PoolOptions
 from db.probe import Probe
+from db.recall_probe import RecallProbe
 from db.schema import read_facts, require
+from db.search import Answer, Nearest
+from db.search_plan import SearchTuning, coarse_of
+from db.search_tuning import TuningState
+from db.user_sizes import UserSizes
 from memory_service import __version__
+from memory_service.ann_settings import ann_policy, supports_ann
 from memory_service.config import Settings
 from memory_service.embedding import create_embedder
 from memory_service.errors import to_status
 from memory_service.failures import CUT_OFF
+from memory_service.global_recall import GlobalRecall
 from memory_service.housekeeping import Housekeeping
+from memory_service.import_streams import ImportStreams
+from memory_service.importing import Importing
 from memory_service.limits import limits_of
+from memory_service.measured_embedder import MeasuredEmbedder
+from memory_service.metrics import Metrics
+from memory_service.metrics_listener import MetricsListener
 from memory_service.monitor import DatabaseMonitor
 from memory_service.provisioning import embedding_space
 from memory_service.recall import Recall
+from memory_service.searching import Searching
 from memory_service.server import Addresses, Server
 from memory_service.server_info import ServerFacts
 from memory_service.servicer import MemoryServicer
+from memory_service.state_metrics import StateMetrics
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.writing import Writing
 
@@ -57,8 +77,17 @@ def run(
         ConfigurationError: When the embedder cannot be made.
     """
     with ExitStack() as closing:
-        servicer = _open(settings, database_url, closing)
-        server = Server(settings, servicer, to_status=to_status, share_ports=share_ports)
+        metrics = Metrics(CollectorRegistry())
+        servicer = _open(settings, database_url, metrics, closing)
+        _serve_metrics(settings, metrics.registry, closing)
+        server = Server(
+            settings,
+            servicer,
+            to_status=to_status,
+            metrics=metrics.calls,
+            end_streams=servicer.end_streams,
+            share_ports=share_ports,
+        )
         closing.callback(server.close)
         probe = Probe(database_url, revision=migrate.head())
         closing.callback(probe.close)
@@ -75,7 +104,16 @@ def run(
     return 0 if drained else CUT_OFF
 
 
-def _open(settings: Settings, database_url: str, closing: ExitStack) -> MemoryServicer:
+def _serve_metrics(settings: Settings, registry: CollectorRegistry, closing: ExitStack) -> None:
+    if settings.metrics_listen == "off":
+        return
+    ProcessCollector(registry=registry)
+    listener = MetricsListener(settings.metrics_listen, registry)
+    closing.callback(listener.close)
+    listener.start()
+
+
+def _open(settings: Settings, database_url: str, metrics: Metrics, closing: ExitStack) -> MemoryServicer:
     """Opens what the servicer works with; `closing` closes it, in reverse order."""
     embedder = create_embedder(settings)
     if embedder is not None:
@@ -83,21 +121,80 @@ def _open(settings: Settings, database_url: str, closing: ExitStack) -> MemorySe
     database = Database(database_url, _pool_options(settings))
     closing.callback(database.close)
     database.open()
+    facts = _facts(settings, database)
     accesses = AccessBuffer(database, flush_interval_s=settings.access_flush_interval_s)
     accesses.start()
     closing.callback(accesses.close)
     housekeeping = Housekeeping(database, clock=utc_now, interval_s=settings.purge_interval_s)
     housekeeping.start()
     closing.callback(housekeeping.close)
-    embeddings = TextEmbeddings(embedder, database, utc_now) if embedder is not None else None
+    ann = AnnRegistry(database)
+    ann.start()
+    closing.callback(ann.close)
+    rules = ann_policy(settings)
+    if supports_ann(settings):
+        maintenance = AnnMaintenance(
+            (settings.direct_database_url or SecretStr(database_url)).get_secret_value(),
+            rules,
+            interval_s=settings.ann_maintenance_interval_s,
+            build_memory_mb=settings.ann_build_memory_mb,
+        )
+        maintenance.start()
+        closing.callback(maintenance.close)
+    demand = AnnDemand(database, ann, policy=rules, clock=utc_now)
+    sizes = UserSizes(database, counted=demand.counted)
+    sizes.start()
+    closing.callback(sizes.close)
+    tuning = TuningState(
+        SearchTuning(ef_search=settings.ef_search, candidates_factor=settings.candidates_factor),
+        target=settings.recall_target,
+    )
+    recall_probe = RecallProbe(
+        database,
+        tuning,
+        metrics.searches,
+        coarse=coarse_of(settings.dimensions),
+        fraction=settings.recall_probe_fraction,
+        clock=utc_now,
+    )
+    recall_probe.start()
+    closing.callback(recall_probe.close)
+    metrics.registry.register(StateMetrics(database=database, accesses=accesses, tuning=tuning))
+    embeddings = (
+        TextEmbeddings(MeasuredEmbedder(embedder, metrics.embeddings), database, utc_now)
+        if embedder is not None
+        else None
+    )
     limits = limits_of(settings)
+    imports = ImportStreams(settings.import_streams)
+    closing.callback(imports.close)
 
     def new_call(timeout_s: float | None) -> Call:
         return database.call(timeout_s=timeout_s)
 
+    def observe(user_id: str, nearest: Nearest, answer: Answer) -> None:
+        metrics.searches.searched(answer.plan, answer.considered)
+        recall_probe.offer(user_id, nearest, answer)
+
     return MemoryServicer(
         writing=Writing(
             database=database, embeddings=embeddings, dimensions=settings.dimensions, limits=limits, clock=utc_now
+        ),
+        importing=Importing(
+            database=database, embeddings=embeddings, dimensions=settings.dimensions, limits=limits, clock=utc_now
+        ),
+        imports=imports,
+        searching=Searching(
+            database=database,
+            accesses=accesses,
+            embeddings=embeddings,
+            ann=ann,
+            sizes=sizes,
+            tuning=lambda: tuning.current,
+            observe=observe,
+            dimensions=settings.dimensions,
+            limits=limits,
+            clock=utc_now,
         ),
         recall=Recall(
             database=database,
@@ -107,7 +204,16 @@ def _open(settings: Settings, database_url: str, closing: ExitStack) -> MemorySe
             limits=limits,
             clock=utc_now,
         ),
-        facts=_facts(settings, database),
+        global_recall=GlobalRecall(
+            enabled=settings.global_search,
+            database=database,
+            embeddings=embeddings,
+            tuning=lambda: tuning.current,
+            dimensions=settings.dimensions,
+            limits=limits,
+        ),
+        facts=facts,
+        ann_indexes=lambda call: database.read(call, list_indexes),
         limits=limits,
         new_call=new_call,
     )

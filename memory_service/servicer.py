@@ -1,12 +1,19 @@
-"""MemoryService itself: hands each RPC to writing or recall, as a call that ends with the caller's."""
+"""MemoryService itself: hands each RPC to writing, searching or recall, as a call that ends with the caller's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import grpc
 
+from db.ann_catalog import IndexInfo
 from db.cancellation import Call
+from db.errors import DatabaseUnavailable
+from memory_service.executors import run_on
+from memory_service.global_recall import GlobalRecall
+from memory_service.import_streams import ImportStreams
+from memory_service.importing import Importing
 from memory_service.limits import Limits
 from memory_service.recall import Recall
+from memory_service.searching import Searching
 from memory_service.server_info import ServerFacts, server_info
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceServicer
@@ -20,16 +27,38 @@ NewCall = Callable[[float | None], Call]
 
 
 class MemoryServicer(MemoryServiceServicer):
-    """Serves the ten RPCs. Behaviours raise; the interceptor makes statuses of what they raise."""
+    """Serves the RPCs. Behaviours raise; the interceptor makes statuses of what they raise."""
 
     def __init__(
-        self, *, writing: Writing, recall: Recall, facts: ServerFacts, limits: Limits, new_call: NewCall
+        self,
+        *,
+        writing: Writing,
+        importing: Importing,
+        imports: ImportStreams,
+        searching: Searching,
+        recall: Recall,
+        global_recall: GlobalRecall,
+        facts: ServerFacts,
+        ann_indexes: Callable[[Call], list[IndexInfo]],
+        limits: Limits,
+        new_call: NewCall,
     ) -> None:
         self._writing = writing
+        self._importing = importing
+        self._imports = imports
+        # gRPC reads from the method itself which threads it works on.
+        self.ImportVectors = run_on(imports.threads, self.ImportVectors)  # type: ignore[method-assign]  # see above
+        self._searching = searching
         self._recall = recall
+        self._global_recall = global_recall
         self._facts = facts
+        self._ann_indexes = ann_indexes
         self._limits = limits
         self._new_call = new_call
+
+    def end_streams(self) -> None:
+        """Ends imports after the chunk they are working on; those to come at once."""
+        self._imports.shut_down()
 
     def _call(self, context: grpc.ServicerContext) -> Call:
         remaining_s = context.time_remaining()
@@ -48,6 +77,13 @@ class MemoryServicer(MemoryServiceServicer):
     ) -> pb.BatchInsertVectorsResponse:
         """See the contract."""
         return self._writing.insert_batch(request, self._call(context))
+
+    def ImportVectors(  # noqa: N802
+        self, request_iterator: Iterator[pb.ImportVectorsRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ImportVectorsResponse]:
+        """See the contract."""
+        with self._imports.admit(self._importing.read(request_iterator)) as chunks:
+            yield from self._importing.store(chunks, self._call(context))
 
     def GetVector(self, request: pb.GetVectorRequest, context: grpc.ServicerContext) -> pb.GetVectorResponse:  # noqa: N802
         """See the contract."""
@@ -71,7 +107,19 @@ class MemoryServicer(MemoryServiceServicer):
         self, request: pb.SearchSimilarRequest, context: grpc.ServicerContext
     ) -> pb.SearchSimilarResponse:
         """See the contract."""
-        return self._recall.search(request, self._call(context))
+        return self._searching.search(request, self._call(context))
+
+    def BatchSearchSimilar(  # noqa: N802
+        self, request: pb.BatchSearchSimilarRequest, context: grpc.ServicerContext
+    ) -> pb.BatchSearchSimilarResponse:
+        """See the contract."""
+        return self._searching.search_batch(request, self._call(context))
+
+    def SearchAllUsers(  # noqa: N802
+        self, request: pb.SearchAllUsersRequest, context: grpc.ServicerContext
+    ) -> pb.SearchAllUsersResponse:
+        """See the contract."""
+        return self._global_recall.search(request, self._call(context))
 
     def GetRecent(self, request: pb.GetRecentRequest, context: grpc.ServicerContext) -> pb.GetRecentResponse:  # noqa: N802
         """See the contract."""
@@ -83,8 +131,12 @@ class MemoryServicer(MemoryServiceServicer):
 
     def GetServerInfo(  # noqa: N802
         self,
-        request: pb.GetServerInfoRequest,  # noqa: ARG002
-        context: grpc.ServicerContext,  # noqa: ARG002
+        request: pb.GetServerInfoRequest,  # noqa: ARG002 - it is empty
+        context: grpc.ServicerContext,
     ) -> pb.GetServerInfoResponse:
         """See the contract."""
-        return server_info(self._facts, self._limits)
+        try:
+            indexes = self._ann_indexes(self._call(context))
+        except DatabaseUnavailable:  # all else is known without it, and worth knowing just then
+            indexes = []
+        return server_info(self._facts, self._limits, indexes)

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 
 import structlog
 
-from memory_service.addresses import reserve
+from memory_service.addresses import nth, reserve
 from memory_service.config import Settings
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,12 @@ class Supervisor:
             listen = _reserve(sockets, self._settings.listen)
             ops_listen = _reserve(sockets, self._settings.ops_listen)
             environment = {**os.environ, **self._overrides(listen, ops_listen)}
-            workers = [_Worker(index, environment) for index in range(self._settings.workers)]
+            workers = [
+                # Each is a target of its own for Prometheus: scraped through a shared port, now one would answer and
+                # now another.
+                _Worker(index, environment | {"MEMORY_METRICS_LISTEN": nth(self._settings.metrics_listen, index)})
+                for index in range(self._settings.workers)
+            ]
             try:
                 succeeded = self._serve(workers, listen=listen, ops_listen=ops_listen)
             finally:

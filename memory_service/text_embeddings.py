@@ -11,7 +11,7 @@ from db import embedding_cache
 from db.cancellation import Call
 from db.errors import DatabaseError
 from db.pool import Database
-from db.vectors import Embedding, InvalidEmbedding, normalize
+from db.vectors import Embedding, InvalidEmbedding, normalize_rows
 from memory_service.embedding import Embedder
 from memory_service.embedding.errors import EmbedderUnavailable, TextNotEmbeddable
 
@@ -50,7 +50,7 @@ class TextEmbeddings:
         fresh = self._ask(missing, texts, call) if missing else {}
         known |= fresh
         # Before they are remembered: a vector without direction would be found in the cache for ever.
-        embeddings = [_normalized(known[text], index) for index, text in enumerate(texts)]
+        embeddings = _normalized([known[text] for text in texts])
         if fresh and self._embedder.cacheable:
             self._remember(fresh, call)
         return embeddings
@@ -83,8 +83,10 @@ class TextEmbeddings:
             log.warning("embedding_cache_not_written", error=str(error))
 
 
-def _normalized(vector: NDArray[np.float32], index: int) -> Embedding:
-    try:
-        return normalize(vector)
-    except InvalidEmbedding as error:
-        raise TextNotEmbeddable(index, f"its embedding {error}") from error
+def _normalized(vectors: Sequence[NDArray[np.float32]]) -> list[Embedding]:
+    embeddings = []
+    for index, found in enumerate(normalize_rows(np.stack(vectors)) if vectors else ()):
+        if isinstance(found, InvalidEmbedding):
+            raise TextNotEmbeddable(index, f"its embedding {found}") from found
+        embeddings.append(found)
+    return embeddings

@@ -37,6 +37,12 @@ class Violations:
 
     found: list[Violation] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
+    prefix: str = ""
+    """Where the message being read stands in the request."""
+
+    def below(self, prefix: str) -> "Violations":
+        """Returns a gatherer for a message inside the request; what it finds is found here."""
+        return Violations(self.found, self.facts, self.prefix + prefix)
 
     def add(
         self,
@@ -48,9 +54,9 @@ class Violations:
     ) -> None:
         """Notes that the field at `path` is wrong."""
         if not self.found:
-            self.facts = {name: str(value) for name, value in facts.items()}
+            self.facts.update({name: str(value) for name, value in facts.items()})
         if len(self.found) < MAX_REPORTED:
-            self.found.append(Violation(path, description[:MAX_DESCRIPTION], reason))
+            self.found.append(Violation(self.prefix + path, description[:MAX_DESCRIPTION], reason))
 
     def raise_if_any(self) -> None:
         """Raises InvalidArgument when something was noted."""

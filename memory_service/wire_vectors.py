@@ -1,9 +1,12 @@
 """Embeddings between the wire's encodings and numpy."""
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import NDArray
 
-from db.vectors import Embedding, InvalidEmbedding, normalize
+from db.vectors import Embedding, InvalidEmbedding, normalize_rows
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.violations import Violations
 
@@ -16,6 +19,8 @@ _ENCODINGS = {
     "f16_le": pb.VECTOR_ENCODING_F16_LE,
 }
 
+_F32, _F16 = np.dtype("<f4"), np.dtype("<f2")
+
 
 def encoding_of(vector: pb.Vector) -> pb.VectorEncoding.ValueType:
     """Returns the encoding a request's vector came in; floats where it is empty."""
@@ -23,40 +28,63 @@ def encoding_of(vector: pb.Vector) -> pb.VectorEncoding.ValueType:
     return pb.VECTOR_ENCODING_FLOATS if kind is None else _ENCODINGS[kind]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorFault:
+    """What is wrong with a vector."""
+
+    description: str
+    reason: pb.ErrorReason.ValueType = pb.ERROR_REASON_INVALID_FIELD
+    inner_path: str = ""
+    """The field of the vector at fault, where it is not the vector as a whole."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+    def note(self, path: str, violations: Violations) -> None:
+        """Notes it, for the vector at `path`."""
+        violations.add(path + self.inner_path, self.description, reason=self.reason, **self.facts)
+
+
 def read(vector: pb.Vector, path: str, dimensions: int, violations: Violations) -> Embedding | None:
     """Returns the normalized embedding, or None after noting what is wrong with it."""
-    values = _decode(vector, path, violations)
-    if values is None:
-        return None
-    if len(values) != dimensions:
-        violations.add(
-            path,
-            f"has {len(values)} dimensions, expected {dimensions}",
-            reason=pb.ERROR_REASON_DIMENSION_MISMATCH,
-            received_dimensions=len(values),
-            expected_dimensions=dimensions,
-        )
-        return None
-    try:
-        return normalize(values)
-    except InvalidEmbedding as error:
-        violations.add(path, str(error))
-        return None
+    [found] = read_all([vector], dimensions)
+    if isinstance(found, Embedding):
+        return found
+    found.note(path, violations)
+    return None
 
 
-def _decode(vector: pb.Vector, path: str, violations: Violations) -> NDArray[np.floating] | None:
+def read_all(vectors: Iterable[pb.Vector], dimensions: int) -> list[Embedding | VectorFault]:
+    """Returns for each vector its normalized embedding, or what is wrong with it."""
+    decoded = [_decode(vector, dimensions) for vector in vectors]
+    rows = [values for values in decoded if not isinstance(values, VectorFault)]
+    normalized = iter(normalize_rows(np.stack(rows)) if rows else ())
+    return [values if isinstance(values, VectorFault) else _or_fault(next(normalized)) for values in decoded]
+
+
+def _or_fault(found: Embedding | InvalidEmbedding) -> Embedding | VectorFault:
+    return found if isinstance(found, Embedding) else VectorFault(description=str(found))
+
+
+def _decode(vector: pb.Vector, dimensions: int) -> NDArray[np.floating] | VectorFault:
     kind = vector.WhichOneof("encoding")
+    values: NDArray[np.floating]
     if kind is None:
-        violations.add(path, "is empty; set one of floats, f32_le and f16_le")
-        return None
+        return VectorFault(description="is empty; set one of floats, f32_le and f16_le")
     if kind == "floats":
         # protobuf 7.34 and later hand the numbers over in one copy.
-        return np.asarray(vector.floats.values, dtype=np.float32)
-    data, dtype = (vector.f32_le, np.dtype("<f4")) if kind == "f32_le" else (vector.f16_le, np.dtype("<f2"))
-    if len(data) % dtype.itemsize:
-        violations.add(f"{path}.{kind}", f"has {len(data)} bytes, not a multiple of {dtype.itemsize}")
-        return None
-    return np.frombuffer(data, dtype=dtype)
+        values = np.asarray(vector.floats.values, dtype=np.float32)
+    else:
+        data, dtype = (vector.f32_le, _F32) if kind == "f32_le" else (vector.f16_le, _F16)
+        if len(data) % dtype.itemsize:
+            description = f"has {len(data)} bytes, not a multiple of {dtype.itemsize}"
+            return VectorFault(description=description, inner_path=f".{kind}")
+        values = np.frombuffer(data, dtype=dtype)
+    if len(values) != dimensions:
+        return VectorFault(
+            description=f"has {len(values)} dimensions, expected {dimensions}",
+            reason=pb.ERROR_REASON_DIMENSION_MISMATCH,
+            facts={"received_dimensions": len(values), "expected_dimensions": dimensions},
+        )
+    return values
 
 
 def write(embedding: Embedding, encoding: pb.VectorEncoding.ValueType) -> pb.Vector:

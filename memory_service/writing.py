@@ -1,25 +1,22 @@
 """Storing and changing memories: InsertVector, BatchInsertVectors, UpdateVector, DeleteVector, RestoreVector."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from uuid import UUID
 
 from db import delete, fetch, insert, update
 from db.cancellation import Call
 from db.connection import Connection
 from db.errors import MemoryNotFound
-from db.ids import uuid7_sequence
-from db.memory import Metadata, NewMemory, View
+from db.memory import Metadata, View
 from db.pool import Database
 from db.update import UNCHANGED, Changes, Unchanged
-from db.vectors import Embedding
-from memory_service import mutations, replies, requests
-from memory_service.embedding.errors import TextNotEmbeddable
+from memory_service import drafts, mutations, replies, requests
+from memory_service.drafts import TextToEmbed
 from memory_service.fields import FieldReader
 from memory_service.limits import Limits
 from memory_service.metadata import encoded_size
-from memory_service.requests import CALLER_MODEL, Draft, TextToEmbed, UpdateDraft
+from memory_service.requests import UpdateDraft
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.violations import InvalidArgument, Violation, Violations
@@ -44,12 +41,12 @@ class Writing:
         """Stores one memory."""
         now, fields = self.clock(), self._fields()
         user_id = fields.user_id(request.user_id)
-        draft = requests.draft(fields, "memory", request.memory, now=now)
+        draft = drafts.read_one(fields, "memory", request.memory, now=now)
         key = mutations.read_key(fields, request, now=now)
         fields.violations.raise_if_any()
 
         def prepare() -> Callable[[Connection], pb.InsertVectorResponse]:
-            [memory] = self._finish([draft], call, now)
+            [memory] = drafts.complete([draft], self.embeddings, call, now=now)
 
             def store(conn: Connection) -> pb.InsertVectorResponse:
                 insert.insert(conn, user_id, memory, now=now)
@@ -63,12 +60,18 @@ class Writing:
         """Stores all memories of a batch, or none."""
         now, fields = self.clock(), self._fields()
         user_id = fields.user_id(request.user_id)
-        drafts = self._read_batch(fields, request, now)
+        batch = drafts.read_batch(
+            fields,
+            request.memories,
+            request_bytes=request.ByteSize(),
+            max_count=self.limits.max_batch_size,
+            now=now,
+        )
         key = mutations.read_key(fields, request, now=now)
         fields.violations.raise_if_any()
 
         def prepare() -> Callable[[Connection], pb.BatchInsertVectorsResponse]:
-            memories = self._finish(drafts, call, now)
+            memories = drafts.complete(batch, self.embeddings, call, now=now)
 
             def store(conn: Connection) -> pb.BatchInsertVectorsResponse:
                 insert.insert_batch(conn, user_id, memories, now=now)
@@ -78,44 +81,6 @@ class Writing:
             return store
 
         return mutations.run(self.database, call, key, prepare=prepare, reply=pb.BatchInsertVectorsResponse, now=now)
-
-    def _read_batch(self, fields: FieldReader, request: pb.BatchInsertVectorsRequest, now: datetime) -> list[Draft]:
-        count = len(request.memories)
-        fields.integer("memories", count, minimum=1, maximum=self.limits.max_batch_size)
-        if (size := request.ByteSize()) > self.limits.max_batch_bytes:
-            allowed = f"at most {self.limits.max_batch_bytes} are allowed; send several batches"
-            fields.violations.add("memories", f"make a request of {size} bytes, {allowed}")
-        # Nothing of an oversized batch is stored, so nothing more of it needs reading.
-        fields.violations.raise_if_any()
-        drafts = [
-            requests.draft(fields, f"memories[{index}]", message, now=now)
-            for index, message in enumerate(request.memories)
-        ]
-        _refuse_repeated_ids(fields, drafts)
-        return drafts
-
-    def _finish(self, drafts: Sequence[Draft], call: Call, now: datetime) -> list[NewMemory]:
-        """Embeds what has to be embedded, in one request, and gives ids where the caller gave none."""
-        texts = [draft.source for draft in drafts if isinstance(draft.source, TextToEmbed)]
-        embedded = iter(self._embed(texts, call))
-        return [
-            draft.finish(new_id=new_id, embedding=draft.source, model=CALLER_MODEL)
-            if isinstance(draft.source, Embedding)
-            else draft.finish(new_id=new_id, embedding=next(embedded), model=self._model())
-            for draft, new_id in zip(drafts, uuid7_sequence(now, len(drafts)), strict=True)
-        ]
-
-    def _model(self) -> str:
-        return CALLER_MODEL if self.embeddings is None else self.embeddings.model
-
-    def _embed(self, texts: Sequence[TextToEmbed], call: Call) -> list[Embedding]:
-        if self.embeddings is None or not texts:
-            return []
-        try:
-            return self.embeddings.embed([text.text for text in texts], call)
-        except TextNotEmbeddable as error:
-            violation = Violation(texts[error.index].path, error.reason, pb.ERROR_REASON_TEXT_NOT_EMBEDDABLE)
-            raise InvalidArgument([violation]) from error
 
     def update(self, request: pb.UpdateVectorRequest, call: Call) -> pb.UpdateVectorResponse:
         """Changes the fields that the mask names."""
@@ -151,9 +116,12 @@ class Writing:
             source, embedded_content = TextToEmbed(text=stored_content, path="memory.embedding"), stored_content
         else:
             source, embedded_content = TextToEmbed(text=new_content, path="memory.content"), None
-        [embedding] = self._embed([source], call)
+        [embedding] = drafts.embed([source], self.embeddings, call)
         return replace(
-            draft.changes, embedding=embedding, embedding_model=self._model(), embedded_content=embedded_content
+            draft.changes,
+            embedding=embedding,
+            embedding_model=drafts.model_of(self.embeddings),
+            embedded_content=embedded_content,
         )
 
     def _check_merged(self, metadata: Metadata) -> None:
@@ -199,10 +167,3 @@ class Writing:
             return pb.RestoreVectorResponse(memory=replies.memory(restored))
 
         return mutations.run(self.database, call, key, prepare=lambda: change, reply=pb.RestoreVectorResponse, now=now)
-
-
-def _refuse_repeated_ids(fields: FieldReader, drafts: Sequence[Draft]) -> None:
-    first: dict[UUID, int] = {}
-    for index, draft in enumerate(drafts):
-        if draft.id is not None and first.setdefault(draft.id, index) != index:
-            fields.violations.add(f"memories[{index}].id", f"is the same as memories[{first[draft.id]}].id")

@@ -1,7 +1,8 @@
-"""Writes the tables of README.md that follow from the code, or with --check tells whether they are stale.
+"""Writes the tables of the documentation that follow from the code, or with --check tells whether they are stale.
 
-The settings come from memory_service.config, the limits and the reasons of errors from the contract's comments. Each
-table stands between a pair of markers: <!-- settings: made by `make docs` --> and <!-- end of settings -->.
+The settings come from memory_service.config, the limits and the reasons of errors from the contract's comments, the
+metrics from what the service registers. Each table stands between a pair of markers: <!-- settings: made by
+`make docs` --> and <!-- end of settings -->.
 """
 
 import argparse
@@ -14,13 +15,21 @@ from typing import Any, Literal, get_args, get_origin
 
 import annotated_types
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from prometheus_client import CollectorRegistry
 from pydantic.fields import FieldInfo
 
+from db.access import AccessBuffer
+from db.pool import Database, PoolOptions
+from db.search_plan import SearchTuning
+from db.search_tuning import TuningState
 from memory_service.config import Settings, variables
 from memory_service.limits import KIB, MIB, limits_of
+from memory_service.metrics import Metrics
+from memory_service.state_metrics import StateMetrics
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
 DESCRIPTORS = ROOT / "memory_service/v1/memory.protoset"
 CONTRACT = "memory_service/v1/memory.proto"
 
@@ -74,20 +83,42 @@ def reasons_table() -> str:
     return _table(("Code", "Reason", "Meaning"), sorted(rows, key=lambda row: row[0]))
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "settings": settings_table,
-    "limits": limits_table,
-    "error reasons": reasons_table,
+def metrics_table() -> str:
+    """Returns a row for each metric: name, type, labels, meaning."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    # Not opened: what a database would tell is missing, the metrics are there.
+    database = Database("", PoolOptions())
+    accesses = AccessBuffer(database, flush_interval_s=1.0)
+    registry.register(
+        StateMetrics(database=database, accesses=accesses, tuning=TuningState(SearchTuning(), target=1.0))
+    )
+    rows = [
+        (
+            f"`{family.name}{'_total' if family.type == 'counter' else ''}`",
+            family.type,
+            ", ".join(f"`{label}`" for label in family.samples[0].labels if label != "le"),
+            family.documentation,
+        )
+        for family in registry.collect()
+    ]
+    database.close()
+    return _table(("Metric", "Type", "Labels", "Meaning"), rows)
+
+
+TABLES: dict[Path, dict[str, Callable[[], str]]] = {
+    README: {"settings": settings_table, "limits": limits_table, "error reasons": reasons_table},
+    OPERATIONS: {"metrics": metrics_table},
 }
 
 
-def fill(text: str) -> str:
-    """Returns `text` with every table renewed.
+def fill(text: str, document: Path = README) -> str:
+    """Returns the text of a document with every table renewed.
 
     Raises:
         ValueError: When a table's markers are missing.
     """
-    for name, table in TABLES.items():
+    for name, table in TABLES[document].items():
         begin, end = f"<!-- {name}: made by `make docs` -->\n", f"<!-- end of {name} -->"
         between = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
         text, count = between.subn(table().replace("\\", r"\\"), text)
@@ -162,12 +193,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; fail when a table is stale")
     check = parser.parse_args().check
-    text = README.read_text(encoding="utf-8")
-    fresh = fill(text)
-    if check and fresh != text:
-        sys.exit("README.md is stale; run `make docs` and commit the result")
-    if not check:
-        README.write_text(fresh, encoding="utf-8")
+    for document in TABLES:
+        text = document.read_text(encoding="utf-8")
+        fresh = fill(text, document)
+        if check and fresh != text:
+            sys.exit(f"{document.relative_to(ROOT)} is stale; run `make docs` and commit the result")
+        if not check:
+            document.write_text(fresh, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from google.protobuf.json_format import ParseDict
 
 from memory_service.config import Settings, variables
 from memory_service.v1 import memory_pb2 as pb
-from scripts.generate_docs import README, ROOT, fill
+from scripts.generate_docs import README, ROOT, TABLES, fill
 
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RPCS = pb.DESCRIPTOR.services_by_name["MemoryService"].methods_by_name
@@ -41,9 +41,10 @@ def python_blocks() -> Iterator[str]:
                 yield block
 
 
-def test_generated_tables_are_current() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert fill(text) == text, "run `make docs`"
+@pytest.mark.parametrize("document", TABLES, ids=name_of)
+def test_generated_tables_are_current(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert fill(text, document) == text, "run `make docs`"
 
 
 def test_stale_table_is_noticed() -> None:

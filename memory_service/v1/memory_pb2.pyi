@@ -197,6 +197,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: a defect of the server. ErrorInfo.metadata.error_id finds it in the server's log."""
     ERROR_REASON_EMBEDDER_MISCONFIGURED: _ErrorReason.ValueType  # 22
     """FAILED_PRECONDITION: the embedding provider refused the server's credentials or model name."""
+    ERROR_REASON_GLOBAL_SEARCH_DISABLED: _ErrorReason.ValueType  # 23
+    """FAILED_PRECONDITION: SearchAllUsers on a server without MEMORY_GLOBAL_SEARCH=on."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. google.rpc.ErrorInfo.reason holds the name without "ERROR_REASON_"."""
@@ -249,7 +251,105 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 21
 """INTERNAL: a defect of the server. ErrorInfo.metadata.error_id finds it in the server's log."""
 ERROR_REASON_EMBEDDER_MISCONFIGURED: ErrorReason.ValueType  # 22
 """FAILED_PRECONDITION: the embedding provider refused the server's credentials or model name."""
+ERROR_REASON_GLOBAL_SEARCH_DISABLED: ErrorReason.ValueType  # 23
+"""FAILED_PRECONDITION: SearchAllUsers on a server without MEMORY_GLOBAL_SEARCH=on."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
+
+class _ComparisonOperator:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ComparisonOperatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ComparisonOperator.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMPARISON_OPERATOR_UNSPECIFIED: _ComparisonOperator.ValueType  # 0
+    """Not a comparison."""
+    COMPARISON_OPERATOR_EQUAL: _ComparisonOperator.ValueType  # 1
+    """The same."""
+    COMPARISON_OPERATOR_NOT_EQUAL: _ComparisonOperator.ValueType  # 2
+    """Of the same type, and not the same."""
+    COMPARISON_OPERATOR_LESS: _ComparisonOperator.ValueType  # 3
+    """Less; earlier; before it by code points. Not for flags."""
+    COMPARISON_OPERATOR_LESS_OR_EQUAL: _ComparisonOperator.ValueType  # 4
+    """Less or the same. Not for flags."""
+    COMPARISON_OPERATOR_GREATER: _ComparisonOperator.ValueType  # 5
+    """Greater; later; after it by code points. Not for flags."""
+    COMPARISON_OPERATOR_GREATER_OR_EQUAL: _ComparisonOperator.ValueType  # 6
+    """Greater or the same. Not for flags."""
+
+class ComparisonOperator(_ComparisonOperator, metaclass=_ComparisonOperatorEnumTypeWrapper):
+    """How two values compare."""
+
+COMPARISON_OPERATOR_UNSPECIFIED: ComparisonOperator.ValueType  # 0
+"""Not a comparison."""
+COMPARISON_OPERATOR_EQUAL: ComparisonOperator.ValueType  # 1
+"""The same."""
+COMPARISON_OPERATOR_NOT_EQUAL: ComparisonOperator.ValueType  # 2
+"""Of the same type, and not the same."""
+COMPARISON_OPERATOR_LESS: ComparisonOperator.ValueType  # 3
+"""Less; earlier; before it by code points. Not for flags."""
+COMPARISON_OPERATOR_LESS_OR_EQUAL: ComparisonOperator.ValueType  # 4
+"""Less or the same. Not for flags."""
+COMPARISON_OPERATOR_GREATER: ComparisonOperator.ValueType  # 5
+"""Greater; later; after it by code points. Not for flags."""
+COMPARISON_OPERATOR_GREATER_OR_EQUAL: ComparisonOperator.ValueType  # 6
+"""Greater or the same. Not for flags."""
+Global___ComparisonOperator: _TypeAlias = ComparisonOperator  # noqa: Y015
+
+class _SearchPlan:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SearchPlanEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchPlan.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEARCH_PLAN_UNSPECIFIED: _SearchPlan.ValueType  # 0
+    """Never sent."""
+    SEARCH_PLAN_EXACT: _SearchPlan.ValueType  # 1
+    """Every memory that passes the filter was compared: nothing nearer exists."""
+    SEARCH_PLAN_QUANTIZED: _SearchPlan.ValueType  # 2
+    """Every memory was compared by the signs of its embedding, the nearest of them precisely."""
+    SEARCH_PLAN_ANN: _SearchPlan.ValueType  # 3
+    """The user's own approximate index (HNSW or IVFFlat) was walked."""
+
+class SearchPlan(_SearchPlan, metaclass=_SearchPlanEnumTypeWrapper):
+    """How an answer was found."""
+
+SEARCH_PLAN_UNSPECIFIED: SearchPlan.ValueType  # 0
+"""Never sent."""
+SEARCH_PLAN_EXACT: SearchPlan.ValueType  # 1
+"""Every memory that passes the filter was compared: nothing nearer exists."""
+SEARCH_PLAN_QUANTIZED: SearchPlan.ValueType  # 2
+"""Every memory was compared by the signs of its embedding, the nearest of them precisely."""
+SEARCH_PLAN_ANN: SearchPlan.ValueType  # 3
+"""The user's own approximate index (HNSW or IVFFlat) was walked."""
+Global___SearchPlan: _TypeAlias = SearchPlan  # noqa: Y015
+
+class _AnnIndexState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AnnIndexStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnnIndexState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ANN_INDEX_STATE_UNSPECIFIED: _AnnIndexState.ValueType  # 0
+    """Never sent."""
+    ANN_INDEX_STATE_READY: _AnnIndexState.ValueType  # 1
+    """Searches use it."""
+    ANN_INDEX_STATE_BUILDING: _AnnIndexState.ValueType  # 2
+    """It is being built; searches do without it meanwhile."""
+    ANN_INDEX_STATE_INVALID: _AnnIndexState.ValueType  # 3
+    """Its build was interrupted; the next round of maintenance repairs it."""
+
+class AnnIndexState(_AnnIndexState, metaclass=_AnnIndexStateEnumTypeWrapper):
+    """What an approximate index is doing."""
+
+ANN_INDEX_STATE_UNSPECIFIED: AnnIndexState.ValueType  # 0
+"""Never sent."""
+ANN_INDEX_STATE_READY: AnnIndexState.ValueType  # 1
+"""Searches use it."""
+ANN_INDEX_STATE_BUILDING: AnnIndexState.ValueType  # 2
+"""It is being built; searches do without it meanwhile."""
+ANN_INDEX_STATE_INVALID: AnnIndexState.ValueType  # 3
+"""Its build was interrupted; the next round of maintenance repairs it."""
+Global___AnnIndexState: _TypeAlias = AnnIndexState  # noqa: Y015
 
 @_typing.final
 class Vector(_message.Message):
@@ -616,6 +716,82 @@ class InsertResult(_message.Message):
 Global___InsertResult: _TypeAlias = InsertResult  # noqa: Y015
 
 @_typing.final
+class ImportVectorsRequest(_message.Message):
+    """One chunk of an import."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    IMPORT_ID_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The owner, 1 to 255 characters; the same in every chunk. Required."""
+    import_id: _builtins.str
+    """A UUID naming the whole import; the same in every chunk. Required: it makes the import resumable for as
+    long as request ids are remembered.
+    """
+    chunk: _builtins.int
+    """The chunk's number, 0 or more, ascending. A resumed import gives each chunk the number and the content it
+    had before.
+    """
+    @_builtins.property
+    def memories(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewMemory]:
+        """1 to 5,000 memories, together at most max_batch_bytes. 100 to 1,000 a chunk are fastest."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        import_id: _builtins.str = ...,
+        chunk: _builtins.int = ...,
+        memories: _abc.Iterable[Global___NewMemory] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "import_id", b"import_id", "memories", b"memories", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportVectorsRequest: _TypeAlias = ImportVectorsRequest  # noqa: Y015
+
+@_typing.final
+class ImportVectorsResponse(_message.Message):
+    """The acknowledgement of one chunk: it is durable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    ALREADY_STORED_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_COUNT_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.int
+    """The chunk's number."""
+    already_stored: _builtins.bool
+    """True: it had been stored before, and was skipped."""
+    acknowledged_count: _builtins.int
+    """Memories acknowledged on this stream so far, those skipped included."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of its memories, in order."""
+
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.int = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        already_stored: _builtins.bool = ...,
+        acknowledged_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_count", b"acknowledged_count", "already_stored", b"already_stored", "chunk", b"chunk", "ids", b"ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportVectorsResponse: _TypeAlias = ImportVectorsResponse  # noqa: Y015
+
+@_typing.final
 class GetVectorRequest(_message.Message):
     """Request of GetVector."""
 
@@ -892,6 +1068,7 @@ class MemoryFilter(_message.Message):
     METADATA_CONTAINS_FIELD_NUMBER: _builtins.int
     CREATED_AFTER_FIELD_NUMBER: _builtins.int
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Only memories of this conversation."""
     min_importance: _builtins.int
@@ -912,6 +1089,10 @@ class MemoryFilter(_message.Message):
     def created_before(self) -> _timestamp_pb2.Timestamp:
         """Only memories created before this time."""
 
+    @_builtins.property
+    def where(self) -> Global___Condition:
+        """Only memories whose metadata meets this condition."""
+
     def __init__(
         self,
         *,
@@ -921,10 +1102,11 @@ class MemoryFilter(_message.Message):
         metadata_contains: _struct_pb2.Struct | None = ...,
         created_after: _timestamp_pb2.Timestamp | None = ...,
         created_before: _timestamp_pb2.Timestamp | None = ...,
+        where: Global___Condition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_importance", b"_max_importance", "_min_importance", b"_min_importance", "created_after", b"created_after", "created_before", b"created_before", "max_importance", b"max_importance", "metadata_contains", b"metadata_contains", "min_importance", b"min_importance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_importance", b"_max_importance", "_min_importance", b"_min_importance", "created_after", b"created_after", "created_before", b"created_before", "max_importance", b"max_importance", "metadata_contains", b"metadata_contains", "min_importance", b"min_importance", "where", b"where"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_importance", b"_max_importance", "_min_importance", b"_min_importance", "conversation_id", b"conversation_id", "created_after", b"created_after", "created_before", b"created_before", "max_importance", b"max_importance", "metadata_contains", b"metadata_contains", "min_importance", b"min_importance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_importance", b"_max_importance", "_min_importance", b"_min_importance", "conversation_id", b"conversation_id", "created_after", b"created_after", "created_before", b"created_before", "max_importance", b"max_importance", "metadata_contains", b"metadata_contains", "min_importance", b"min_importance", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_importance: _TypeAlias = _typing.Literal["max_importance"]  # noqa: Y015
     _WhichOneofArgType__max_importance: _TypeAlias = _typing.Literal["_max_importance", b"_max_importance"]  # noqa: Y015
@@ -936,6 +1118,214 @@ class MemoryFilter(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_importance) -> _WhichOneofReturnType__min_importance | None: ...
 
 Global___MemoryFilter: _TypeAlias = MemoryFilter  # noqa: Y015
+
+@_typing.final
+class Condition(_message.Message):
+    """A condition on metadata. Comparisons are typed: a value of another JSON type than the one compared with never
+    matches, so "9" is neither less nor greater than 10, and a missing key matches only negations.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_OF_FIELD_NUMBER: _builtins.int
+    ANY_OF_FIELD_NUMBER: _builtins.int
+    NEGATED_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
+    MEMBER_OF_FIELD_NUMBER: _builtins.int
+    EXISTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def all_of(self) -> Global___ConditionList:
+        """All of these hold."""
+
+    @_builtins.property
+    def any_of(self) -> Global___ConditionList:
+        """At least one of these holds."""
+
+    @_builtins.property
+    def negated(self) -> Global___Condition:
+        """This does not hold."""
+
+    @_builtins.property
+    def comparison(self) -> Global___Comparison:
+        """A value compares so."""
+
+    @_builtins.property
+    def member_of(self) -> Global___Membership:
+        """A value is one of these."""
+
+    @_builtins.property
+    def exists(self) -> Global___MetadataPath:
+        """There is a value, be it null."""
+
+    def __init__(
+        self,
+        *,
+        all_of: Global___ConditionList | None = ...,
+        any_of: Global___ConditionList | None = ...,
+        negated: Global___Condition | None = ...,
+        comparison: Global___Comparison | None = ...,
+        member_of: Global___Membership | None = ...,
+        exists: Global___MetadataPath | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "comparison", b"comparison", "exists", b"exists", "kind", b"kind", "member_of", b"member_of", "negated", b"negated"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "comparison", b"comparison", "exists", b"exists", "kind", b"kind", "member_of", b"member_of", "negated", b"negated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["all_of", "any_of", "negated", "comparison", "member_of", "exists"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Condition: _TypeAlias = Condition  # noqa: Y015
+
+@_typing.final
+class ConditionList(_message.Message):
+    """Some conditions. A whole tree has at most max_filter_conditions conditions, nested max_filter_depth deep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONDITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Condition]:
+        """At least one."""
+
+    def __init__(
+        self,
+        *,
+        conditions: _abc.Iterable[Global___Condition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConditionList: _TypeAlias = ConditionList  # noqa: Y015
+
+@_typing.final
+class MetadataPath(_message.Message):
+    """Where a value stands in the metadata: {"keys": ["address", "city"]} is metadata.address.city."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The keys from the outermost object inwards, 1 to 8 of them. Elements of arrays cannot be named."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetadataPath: _TypeAlias = MetadataPath  # noqa: Y015
+
+@_typing.final
+class Comparison(_message.Message):
+    """"The value at path compares with this one so." """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    operator: Global___ComparisonOperator.ValueType
+    """How they compare."""
+    @_builtins.property
+    def path(self) -> Global___MetadataPath:
+        """The stored value, on the left."""
+
+    @_builtins.property
+    def value(self) -> Global___Scalar:
+        """The value on the right."""
+
+    def __init__(
+        self,
+        *,
+        path: Global___MetadataPath | None = ...,
+        operator: Global___ComparisonOperator.ValueType = ...,
+        value: Global___Scalar | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operator", b"operator", "path", b"path", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
+
+@_typing.final
+class Membership(_message.Message):
+    """"The value at path is one of these." """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def path(self) -> Global___MetadataPath:
+        """The stored value."""
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scalar]:
+        """1 to 1,000 values."""
+
+    def __init__(
+        self,
+        *,
+        path: Global___MetadataPath | None = ...,
+        values: _abc.Iterable[Global___Scalar] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Membership: _TypeAlias = Membership  # noqa: Y015
+
+@_typing.final
+class Scalar(_message.Message):
+    """A value to compare with. Its kind says which JSON values can match."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    FLAG_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    number: _builtins.float
+    """JSON numbers."""
+    text: _builtins.str
+    """JSON strings."""
+    flag: _builtins.bool
+    """JSON true and false."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """JSON strings that are RFC 3339 times, such as "2026-11-21T09:30:00Z"."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.float = ...,
+        text: _builtins.str = ...,
+        flag: _builtins.bool = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "kind", b"kind", "number", b"number", "text", b"text", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "kind", b"kind", "number", b"number", "text", b"text", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["number", "text", "flag", "time"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Scalar: _TypeAlias = Scalar  # noqa: Y015
 
 @_typing.final
 class SearchSimilarRequest(_message.Message):
@@ -955,6 +1345,9 @@ class SearchSimilarRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     EMBEDDING_ENCODING_FIELD_NUMBER: _builtins.int
     SKIP_ACCESS_RECORDING_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    EF_SEARCH_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The owner, 1 to 255 characters. Required."""
     text: _builtins.str
@@ -975,6 +1368,16 @@ class SearchSimilarRequest(_message.Message):
     """How to encode embeddings, where the view includes them."""
     skip_access_recording: _builtins.bool
     """True: do not count the results as accessed."""
+    exact: _builtins.bool
+    """True: compare with every memory, whatever it takes. The answer is then exact."""
+    ef_search: _builtins.int
+    """How far an ANN index is searched, 1 to 1,000: more is slower and finds more. Unset: the server's choice.
+    Without effect on other plans.
+    """
+    candidates: _builtins.int
+    """How many memories a quantized search compares precisely, 1 to 10,000 and at least limit: more is slower and
+    finds more. Unset: the server's choice. Without effect on other plans.
+    """
     @_builtins.property
     def embedding(self) -> Global___Vector:
         """Look for memories near this embedding."""
@@ -998,16 +1401,70 @@ class SearchSimilarRequest(_message.Message):
         view: Global___MemoryView.ValueType = ...,
         embedding_encoding: Global___VectorEncoding.ValueType = ...,
         skip_access_recording: _builtins.bool = ...,
+        exact: _builtins.bool = ...,
+        ef_search: _builtins.int | None = ...,
+        candidates: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "filter", b"filter", "min_score", b"min_score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_ef_search", b"_ef_search", "_min_score", b"_min_score", "candidates", b"candidates", "ef_search", b"ef_search", "embedding", b"embedding", "filter", b"filter", "min_score", b"min_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "embedding_encoding", b"embedding_encoding", "filter", b"filter", "limit", b"limit", "memory_id", b"memory_id", "metric", b"metric", "min_score", b"min_score", "show_deleted", b"show_deleted", "skip_access_recording", b"skip_access_recording", "text", b"text", "user_id", b"user_id", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_ef_search", b"_ef_search", "_min_score", b"_min_score", "candidates", b"candidates", "ef_search", b"ef_search", "embedding", b"embedding", "embedding_encoding", b"embedding_encoding", "exact", b"exact", "filter", b"filter", "limit", b"limit", "memory_id", b"memory_id", "metric", b"metric", "min_score", b"min_score", "show_deleted", b"show_deleted", "skip_access_recording", b"skip_access_recording", "text", b"text", "user_id", b"user_id", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__candidates: _TypeAlias = _typing.Literal["candidates"]  # noqa: Y015
+    _WhichOneofArgType__candidates: _TypeAlias = _typing.Literal["_candidates", b"_candidates"]  # noqa: Y015
+    _WhichOneofReturnType__ef_search: _TypeAlias = _typing.Literal["ef_search"]  # noqa: Y015
+    _WhichOneofArgType__ef_search: _TypeAlias = _typing.Literal["_ef_search", b"_ef_search"]  # noqa: Y015
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__candidates) -> _WhichOneofReturnType__candidates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ef_search) -> _WhichOneofReturnType__ef_search | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
 
 Global___SearchSimilarRequest: _TypeAlias = SearchSimilarRequest  # noqa: Y015
+
+@_typing.final
+class ServerTiming(_message.Message):
+    """Where a call spent its time in the server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    POOL_WAIT_FIELD_NUMBER: _builtins.int
+    DATABASE_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def total(self) -> _duration_pb2.Duration:
+        """From reading the request to having built the reply."""
+
+    @_builtins.property
+    def pool_wait(self) -> _duration_pb2.Duration:
+        """Waiting for a database connection."""
+
+    @_builtins.property
+    def database(self) -> _duration_pb2.Duration:
+        """In database statements."""
+
+    @_builtins.property
+    def embedding(self) -> _duration_pb2.Duration:
+        """Waiting for the embedding of the query text."""
+
+    def __init__(
+        self,
+        *,
+        total: _duration_pb2.Duration | None = ...,
+        pool_wait: _duration_pb2.Duration | None = ...,
+        database: _duration_pb2.Duration | None = ...,
+        embedding: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "embedding", b"embedding", "pool_wait", b"pool_wait", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "embedding", b"embedding", "pool_wait", b"pool_wait", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServerTiming: _TypeAlias = ServerTiming  # noqa: Y015
 
 @_typing.final
 class SearchSimilarResponse(_message.Message):
@@ -1016,22 +1473,189 @@ class SearchSimilarResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    CANDIDATES_CONSIDERED_FIELD_NUMBER: _builtins.int
+    MAYBE_INCOMPLETE_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    plan: Global___SearchPlan.ValueType
+    """How they were found."""
+    candidates_considered: _builtins.int
+    """How many memories were compared precisely: all that pass the filter in an exact plan."""
+    maybe_incomplete: _builtins.bool
+    """True: the plan was approximate and there are fewer results than asked for, so a memory may be missing.
+    Approximate plans widen until limit is reached or the user is exhausted, so this is rare.
+    """
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResult]:
         """The results, nearest first."""
+
+    @_builtins.property
+    def timing(self) -> Global___ServerTiming:
+        """Where the time went."""
 
     def __init__(
         self,
         *,
         results: _abc.Iterable[Global___SearchResult] | None = ...,
+        plan: Global___SearchPlan.ValueType = ...,
+        candidates_considered: _builtins.int = ...,
+        maybe_incomplete: _builtins.bool = ...,
+        timing: Global___ServerTiming | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates_considered", b"candidates_considered", "maybe_incomplete", b"maybe_incomplete", "plan", b"plan", "results", b"results", "timing", b"timing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchSimilarResponse: _TypeAlias = SearchSimilarResponse  # noqa: Y015
+
+@_typing.final
+class BatchSearchSimilarRequest(_message.Message):
+    """Request of BatchSearchSimilar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SEARCHES_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The owner, 1 to 255 characters. Required."""
+    @_builtins.property
+    def searches(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchSimilarRequest]:
+        """1 to 100 searches. Their own user_id stays empty, or repeats the one above."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        searches: _abc.Iterable[Global___SearchSimilarRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["searches", b"searches", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSearchSimilarRequest: _TypeAlias = BatchSearchSimilarRequest  # noqa: Y015
+
+@_typing.final
+class BatchSearchSimilarResponse(_message.Message):
+    """Reply of BatchSearchSimilar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchSimilarResponse]:
+        """One for each search, in order. Their timings count their own statements."""
+
+    @_builtins.property
+    def timing(self) -> Global___ServerTiming:
+        """Where the whole call spent its time."""
+
+    def __init__(
+        self,
+        *,
+        responses: _abc.Iterable[Global___SearchSimilarResponse] | None = ...,
+        timing: Global___ServerTiming | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responses", b"responses", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSearchSimilarResponse: _TypeAlias = BatchSearchSimilarResponse  # noqa: Y015
+
+@_typing.final
+class SearchAllUsersRequest(_message.Message):
+    """Request of SearchAllUsers. Exactly one of embedding and text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    MIN_SCORE_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    EMBEDDING_ENCODING_FIELD_NUMBER: _builtins.int
+    EF_SEARCH_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Look for memories near this text; the server embeds it."""
+    limit: _builtins.int
+    """How many results at most, 1 to 1,000. Unset: 10."""
+    min_score: _builtins.float
+    """Only results scored at least this. Unset: no threshold."""
+    view: Global___MemoryView.ValueType
+    """How much of each memory to return."""
+    embedding_encoding: Global___VectorEncoding.ValueType
+    """How to encode embeddings, where the view includes them."""
+    ef_search: _builtins.int
+    """How far the index is searched, 1 to 1,000. Unset: the server's choice."""
+    @_builtins.property
+    def embedding(self) -> Global___Vector:
+        """Look for memories near this embedding, by cosine."""
+
+    def __init__(
+        self,
+        *,
+        embedding: Global___Vector | None = ...,
+        text: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        min_score: _builtins.float | None = ...,
+        view: Global___MemoryView.ValueType = ...,
+        embedding_encoding: Global___VectorEncoding.ValueType = ...,
+        ef_search: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ef_search", b"_ef_search", "_min_score", b"_min_score", "ef_search", b"ef_search", "embedding", b"embedding", "min_score", b"min_score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ef_search", b"_ef_search", "_min_score", b"_min_score", "ef_search", b"ef_search", "embedding", b"embedding", "embedding_encoding", b"embedding_encoding", "limit", b"limit", "min_score", b"min_score", "text", b"text", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ef_search: _TypeAlias = _typing.Literal["ef_search"]  # noqa: Y015
+    _WhichOneofArgType__ef_search: _TypeAlias = _typing.Literal["_ef_search", b"_ef_search"]  # noqa: Y015
+    _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
+    _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ef_search) -> _WhichOneofReturnType__ef_search | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
+
+Global___SearchAllUsersRequest: _TypeAlias = SearchAllUsersRequest  # noqa: Y015
+
+@_typing.final
+class SearchAllUsersResponse(_message.Message):
+    """Reply of SearchAllUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    plan: Global___SearchPlan.ValueType
+    """How they were found."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResult]:
+        """The results, nearest first. They do not count as accesses."""
+
+    @_builtins.property
+    def timing(self) -> Global___ServerTiming:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___SearchResult] | None = ...,
+        plan: Global___SearchPlan.ValueType = ...,
+        timing: Global___ServerTiming | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "results", b"results", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchAllUsersResponse: _TypeAlias = SearchAllUsersResponse  # noqa: Y015
 
 @_typing.final
 class SearchResult(_message.Message):
@@ -1298,6 +1922,7 @@ class GetServerInfoResponse(_message.Message):
     EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
     EMBEDDING_DIMENSIONS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    ANN_INDEXES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version of this service."""
     schema_revision: _builtins.str
@@ -1316,6 +1941,12 @@ class GetServerInfoResponse(_message.Message):
     def limits(self) -> Global___Limits:
         """Every limit enforced."""
 
+    @_builtins.property
+    def ann_indexes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnnIndex]:
+        """The approximate indexes of large users, and the one across users, largest first. Empty while the database is
+        out of reach.
+        """
+
     def __init__(
         self,
         *,
@@ -1327,14 +1958,54 @@ class GetServerInfoResponse(_message.Message):
         embedding_model: _builtins.str = ...,
         embedding_dimensions: _builtins.int = ...,
         limits: Global___Limits | None = ...,
+        ann_indexes: _abc.Iterable[Global___AnnIndex] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedder", b"embedder", "embedding_dimensions", b"embedding_dimensions", "embedding_model", b"embedding_model", "limits", b"limits", "pgvector_version", b"pgvector_version", "postgres_version", b"postgres_version", "schema_revision", b"schema_revision", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ann_indexes", b"ann_indexes", "embedder", b"embedder", "embedding_dimensions", b"embedding_dimensions", "embedding_model", b"embedding_model", "limits", b"limits", "pgvector_version", b"pgvector_version", "postgres_version", b"postgres_version", "schema_revision", b"schema_revision", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
+
+@_typing.final
+class AnnIndex(_message.Message):
+    """An approximate index. It does not name its user: the command "memory-service index list" does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    SCANS_FIELD_NUMBER: _builtins.int
+    GLOBAL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name in the database."""
+    method: _builtins.str
+    """"hnsw" or "ivfflat"."""
+    state: Global___AnnIndexState.ValueType
+    """What it is doing."""
+    bytes: _builtins.int
+    """Its size on disk."""
+    scans: _builtins.int
+    """How often it was searched, since statistics were last reset."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        method: _builtins.str = ...,
+        state: Global___AnnIndexState.ValueType = ...,
+        bytes: _builtins.int = ...,
+        scans: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "global", b"global", "method", b"method", "name", b"name", "scans", b"scans", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnnIndex: _TypeAlias = AnnIndex  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
@@ -1359,6 +2030,13 @@ class Limits(_message.Message):
     DELETED_RETENTION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_RETENTION_FIELD_NUMBER: _builtins.int
     MAX_CALL_DURATION_FIELD_NUMBER: _builtins.int
+    MAX_IMPORT_CHUNK_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_SEARCHES_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_DEPTH_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_CONDITIONS_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_VALUES_FIELD_NUMBER: _builtins.int
+    MAX_CANDIDATES_FIELD_NUMBER: _builtins.int
+    MAX_EF_SEARCH_FIELD_NUMBER: _builtins.int
     max_id_characters: _builtins.int
     """Characters in a user_id or conversation_id."""
     max_content_bytes: _builtins.int
@@ -1389,6 +2067,20 @@ class Limits(_message.Message):
     """Largest page; larger requests are served with this."""
     max_conversation_limit: _builtins.int
     """Largest GetStatsRequest.conversation_limit."""
+    max_import_chunk_size: _builtins.int
+    """Memories in one chunk of ImportVectors."""
+    max_batch_searches: _builtins.int
+    """Searches in one BatchSearchSimilarRequest."""
+    max_filter_depth: _builtins.int
+    """Levels of nesting in a filter's condition."""
+    max_filter_conditions: _builtins.int
+    """Conditions in a filter, all levels together."""
+    max_filter_values: _builtins.int
+    """Values of one Membership."""
+    max_candidates: _builtins.int
+    """Largest SearchSimilarRequest.candidates."""
+    max_ef_search: _builtins.int
+    """Largest ef_search."""
     @_builtins.property
     def deleted_retention(self) -> _duration_pb2.Duration:
         """How long a soft-deleted memory can be restored."""
@@ -1421,10 +2113,17 @@ class Limits(_message.Message):
         deleted_retention: _duration_pb2.Duration | None = ...,
         request_id_retention: _duration_pb2.Duration | None = ...,
         max_call_duration: _duration_pb2.Duration | None = ...,
+        max_import_chunk_size: _builtins.int = ...,
+        max_batch_searches: _builtins.int = ...,
+        max_filter_depth: _builtins.int = ...,
+        max_filter_conditions: _builtins.int = ...,
+        max_filter_values: _builtins.int = ...,
+        max_candidates: _builtins.int = ...,
+        max_ef_search: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deleted_retention", b"deleted_retention", "max_call_duration", b"max_call_duration", "request_id_retention", b"request_id_retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_page_size", b"default_page_size", "default_search_limit", b"default_search_limit", "deleted_retention", b"deleted_retention", "max_batch_bytes", b"max_batch_bytes", "max_batch_size", b"max_batch_size", "max_call_duration", b"max_call_duration", "max_content_bytes", b"max_content_bytes", "max_conversation_limit", b"max_conversation_limit", "max_id_characters", b"max_id_characters", "max_metadata_bytes", b"max_metadata_bytes", "max_metadata_depth", b"max_metadata_depth", "max_page_size", b"max_page_size", "max_reply_bytes", b"max_reply_bytes", "max_request_bytes", b"max_request_bytes", "max_search_limit", b"max_search_limit", "max_summary_bytes", b"max_summary_bytes", "request_id_retention", b"request_id_retention"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_page_size", b"default_page_size", "default_search_limit", b"default_search_limit", "deleted_retention", b"deleted_retention", "max_batch_bytes", b"max_batch_bytes", "max_batch_searches", b"max_batch_searches", "max_batch_size", b"max_batch_size", "max_call_duration", b"max_call_duration", "max_candidates", b"max_candidates", "max_content_bytes", b"max_content_bytes", "max_conversation_limit", b"max_conversation_limit", "max_ef_search", b"max_ef_search", "max_filter_conditions", b"max_filter_conditions", "max_filter_depth", b"max_filter_depth", "max_filter_values", b"max_filter_values", "max_id_characters", b"max_id_characters", "max_import_chunk_size", b"max_import_chunk_size", "max_metadata_bytes", b"max_metadata_bytes", "max_metadata_depth", b"max_metadata_depth", "max_page_size", b"max_page_size", "max_reply_bytes", b"max_reply_bytes", "max_request_bytes", b"max_request_bytes", "max_search_limit", b"max_search_limit", "max_summary_bytes", b"max_summary_bytes", "request_id_retention", b"request_id_retention"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

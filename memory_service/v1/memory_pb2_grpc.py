@@ -70,6 +70,21 @@ class MemoryServiceStub:
                 request_serializer=memory__service_dot_v1_dot_memory__pb2.SearchSimilarRequest.SerializeToString,
                 response_deserializer=memory__service_dot_v1_dot_memory__pb2.SearchSimilarResponse.FromString,
                 _registered_method=True)
+        self.BatchSearchSimilar = channel.unary_unary(
+                '/memory_service.v1.MemoryService/BatchSearchSimilar',
+                request_serializer=memory__service_dot_v1_dot_memory__pb2.BatchSearchSimilarRequest.SerializeToString,
+                response_deserializer=memory__service_dot_v1_dot_memory__pb2.BatchSearchSimilarResponse.FromString,
+                _registered_method=True)
+        self.SearchAllUsers = channel.unary_unary(
+                '/memory_service.v1.MemoryService/SearchAllUsers',
+                request_serializer=memory__service_dot_v1_dot_memory__pb2.SearchAllUsersRequest.SerializeToString,
+                response_deserializer=memory__service_dot_v1_dot_memory__pb2.SearchAllUsersResponse.FromString,
+                _registered_method=True)
+        self.ImportVectors = channel.stream_stream(
+                '/memory_service.v1.MemoryService/ImportVectors',
+                request_serializer=memory__service_dot_v1_dot_memory__pb2.ImportVectorsRequest.SerializeToString,
+                response_deserializer=memory__service_dot_v1_dot_memory__pb2.ImportVectorsResponse.FromString,
+                _registered_method=True)
         self.GetRecent = channel.unary_unary(
                 '/memory_service.v1.MemoryService/GetRecent',
                 request_serializer=memory__service_dot_v1_dot_memory__pb2.GetRecentRequest.SerializeToString,
@@ -148,6 +163,32 @@ class MemoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchSearchSimilar(self, request, context):
+        """Runs up to 100 searches of one user in one call, each as SearchSimilar would. Texts are embedded in one
+        request to the provider.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchAllUsers(self, request, context):
+        """Finds the memories nearest to an embedding or a text among those of all users. For operators and
+        analysis: off unless the server was started with MEMORY_GLOBAL_SEARCH=on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportVectors(self, request_iterator, context):
+        """Stores many memories of one user, in chunks. Each chunk is stored whole or not at all and acknowledged
+        once it is durable. A broken stream has stored exactly the acknowledged chunks, but for those whose
+        acknowledgement was lost under way: send the import again under the same import_id, from the first chunk
+        or from the first one not acknowledged, and what is stored already is skipped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRecent(self, request, context):
         """Lists the memories of one user, newest first, page by page. Pages stay stable while others write: no
         memory is shown twice, and none that existed when paging began is left out.
@@ -207,6 +248,21 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.SearchSimilar,
                     request_deserializer=memory__service_dot_v1_dot_memory__pb2.SearchSimilarRequest.FromString,
                     response_serializer=memory__service_dot_v1_dot_memory__pb2.SearchSimilarResponse.SerializeToString,
+            ),
+            'BatchSearchSimilar': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchSearchSimilar,
+                    request_deserializer=memory__service_dot_v1_dot_memory__pb2.BatchSearchSimilarRequest.FromString,
+                    response_serializer=memory__service_dot_v1_dot_memory__pb2.BatchSearchSimilarResponse.SerializeToString,
+            ),
+            'SearchAllUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchAllUsers,
+                    request_deserializer=memory__service_dot_v1_dot_memory__pb2.SearchAllUsersRequest.FromString,
+                    response_serializer=memory__service_dot_v1_dot_memory__pb2.SearchAllUsersResponse.SerializeToString,
+            ),
+            'ImportVectors': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportVectors,
+                    request_deserializer=memory__service_dot_v1_dot_memory__pb2.ImportVectorsRequest.FromString,
+                    response_serializer=memory__service_dot_v1_dot_memory__pb2.ImportVectorsResponse.SerializeToString,
             ),
             'GetRecent': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRecent,
@@ -414,6 +470,87 @@ class MemoryService:
             '/memory_service.v1.MemoryService/SearchSimilar',
             memory__service_dot_v1_dot_memory__pb2.SearchSimilarRequest.SerializeToString,
             memory__service_dot_v1_dot_memory__pb2.SearchSimilarResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchSearchSimilar(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memory_service.v1.MemoryService/BatchSearchSimilar',
+            memory__service_dot_v1_dot_memory__pb2.BatchSearchSimilarRequest.SerializeToString,
+            memory__service_dot_v1_dot_memory__pb2.BatchSearchSimilarResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchAllUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memory_service.v1.MemoryService/SearchAllUsers',
+            memory__service_dot_v1_dot_memory__pb2.SearchAllUsersRequest.SerializeToString,
+            memory__service_dot_v1_dot_memory__pb2.SearchAllUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportVectors(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/memory_service.v1.MemoryService/ImportVectors',
+            memory__service_dot_v1_dot_memory__pb2.ImportVectorsRequest.SerializeToString,
+            memory__service_dot_v1_dot_memory__pb2.ImportVectorsResponse.FromString,
             options,
             channel_credentials,
             insecure,

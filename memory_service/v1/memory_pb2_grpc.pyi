@@ -71,6 +71,20 @@ class MemoryServiceStub:
     """Finds the memories of one user nearest to an embedding, a text or an existing memory, nearest first.
     Equal scores are ordered by id, so the same data gives the same answer.
     """
+    BatchSearchSimilar: _grpc.UnaryUnaryMultiCallable[_memory_pb2.BatchSearchSimilarRequest, _memory_pb2.BatchSearchSimilarResponse]
+    """Runs up to 100 searches of one user in one call, each as SearchSimilar would. Texts are embedded in one
+    request to the provider.
+    """
+    SearchAllUsers: _grpc.UnaryUnaryMultiCallable[_memory_pb2.SearchAllUsersRequest, _memory_pb2.SearchAllUsersResponse]
+    """Finds the memories nearest to an embedding or a text among those of all users. For operators and
+    analysis: off unless the server was started with MEMORY_GLOBAL_SEARCH=on.
+    """
+    ImportVectors: _grpc.StreamStreamMultiCallable[_memory_pb2.ImportVectorsRequest, _memory_pb2.ImportVectorsResponse]
+    """Stores many memories of one user, in chunks. Each chunk is stored whole or not at all and acknowledged
+    once it is durable. A broken stream has stored exactly the acknowledged chunks, but for those whose
+    acknowledgement was lost under way: send the import again under the same import_id, from the first chunk
+    or from the first one not acknowledged, and what is stored already is skipped.
+    """
     GetRecent: _grpc.UnaryUnaryMultiCallable[_memory_pb2.GetRecentRequest, _memory_pb2.GetRecentResponse]
     """Lists the memories of one user, newest first, page by page. Pages stay stable while others write: no
     memory is shown twice, and none that existed when paging began is left out.
@@ -110,6 +124,20 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     SearchSimilar: _aio.UnaryUnaryMultiCallable[_memory_pb2.SearchSimilarRequest, _memory_pb2.SearchSimilarResponse]  # type: ignore[assignment]
     """Finds the memories of one user nearest to an embedding, a text or an existing memory, nearest first.
     Equal scores are ordered by id, so the same data gives the same answer.
+    """
+    BatchSearchSimilar: _aio.UnaryUnaryMultiCallable[_memory_pb2.BatchSearchSimilarRequest, _memory_pb2.BatchSearchSimilarResponse]  # type: ignore[assignment]
+    """Runs up to 100 searches of one user in one call, each as SearchSimilar would. Texts are embedded in one
+    request to the provider.
+    """
+    SearchAllUsers: _aio.UnaryUnaryMultiCallable[_memory_pb2.SearchAllUsersRequest, _memory_pb2.SearchAllUsersResponse]  # type: ignore[assignment]
+    """Finds the memories nearest to an embedding or a text among those of all users. For operators and
+    analysis: off unless the server was started with MEMORY_GLOBAL_SEARCH=on.
+    """
+    ImportVectors: _aio.StreamStreamMultiCallable[_memory_pb2.ImportVectorsRequest, _memory_pb2.ImportVectorsResponse]  # type: ignore[assignment]
+    """Stores many memories of one user, in chunks. Each chunk is stored whole or not at all and acknowledged
+    once it is durable. A broken stream has stored exactly the acknowledged chunks, but for those whose
+    acknowledgement was lost under way: send the import again under the same import_id, from the first chunk
+    or from the first one not acknowledged, and what is stored already is skipped.
     """
     GetRecent: _aio.UnaryUnaryMultiCallable[_memory_pb2.GetRecentRequest, _memory_pb2.GetRecentResponse]  # type: ignore[assignment]
     """Lists the memories of one user, newest first, page by page. Pages stay stable while others write: no
@@ -189,6 +217,38 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_memory_pb2.SearchSimilarResponse, _abc.Awaitable[_memory_pb2.SearchSimilarResponse]]:
         """Finds the memories of one user nearest to an embedding, a text or an existing memory, nearest first.
         Equal scores are ordered by id, so the same data gives the same answer.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchSearchSimilar(
+        self,
+        request: _memory_pb2.BatchSearchSimilarRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_pb2.BatchSearchSimilarResponse, _abc.Awaitable[_memory_pb2.BatchSearchSimilarResponse]]:
+        """Runs up to 100 searches of one user in one call, each as SearchSimilar would. Texts are embedded in one
+        request to the provider.
+        """
+
+    @_abc_1.abstractmethod
+    def SearchAllUsers(
+        self,
+        request: _memory_pb2.SearchAllUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_pb2.SearchAllUsersResponse, _abc.Awaitable[_memory_pb2.SearchAllUsersResponse]]:
+        """Finds the memories nearest to an embedding or a text among those of all users. For operators and
+        analysis: off unless the server was started with MEMORY_GLOBAL_SEARCH=on.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportVectors(
+        self,
+        request_iterator: _MaybeAsyncIterator[_memory_pb2.ImportVectorsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_memory_pb2.ImportVectorsResponse], _abc.AsyncIterator[_memory_pb2.ImportVectorsResponse]]:
+        """Stores many memories of one user, in chunks. Each chunk is stored whole or not at all and acknowledged
+        once it is durable. A broken stream has stored exactly the acknowledged chunks, but for those whose
+        acknowledgement was lost under way: send the import again under the same import_id, from the first chunk
+        or from the first one not acknowledged, and what is stored already is skipped.
         """
 
     @_abc_1.abstractmethod

@@ -83,7 +83,8 @@ CREATE TABLE memory_access (
 def upgrade() -> None:
     """Creates the tables for the embedding space that db.migrate was given."""
     space = context.config.attributes["space"]
-    inline = 2 * space.dimensions + 8 <= INLINE_ROW_BYTES
+    # 0003 adds one bit a dimension beside it.
+    inline = 2 * space.dimensions + space.dimensions // 8 + 16 <= INLINE_ROW_BYTES
     op.execute(verbatim(TABLES.format(dimensions=space.dimensions, storage="PLAIN" if inline else "EXTERNAL")))
     model = space.model.replace("'", "''")
     values = f"('{model}', {space.dimensions})"

@@ -96,6 +96,19 @@ def test_a_batch_found_listed_and_counted(operator: Operator, user_id: str) -> N
     assert (counted["liveCount"], counted["averageImportance"]) == ("2", 7)
 
 
+def test_several_searches_an_import_and_a_refusal(operator: Operator, user_id: str) -> None:
+    chunk = {"user_id": user_id, "import_id": str(uuid.uuid4()), "memories": [{"content": "one", "embedding": AXIS}]}
+
+    stored = operator.call("ImportVectors", chunk)
+    found = operator.call("BatchSearchSimilar", {"user_id": user_id, "searches": [{"embedding": AXIS}]})
+    refused = operator.curl("SearchAllUsers", {"embedding": AXIS})
+
+    assert stored["acknowledgedCount"] == "1"
+    assert found["responses"][0]["results"][0]["memory"]["id"] == stored["ids"][0]
+    assert found["responses"][0]["plan"] == "SEARCH_PLAN_EXACT"
+    assert "MEMORY_GLOBAL_SEARCH" in refused.stderr
+
+
 def test_what_the_server_is(operator: Operator) -> None:
     info = operator.call("GetServerInfo", {})
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +17,7 @@ from db.embedded import EmbeddedPostgres, postmaster
 from db.schema import EmbeddingSpace
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
-from tests.api.calls import failure, send
+from tests.api.calls import failure, failure_of, send
 from tests.api.load import Client
 from tests.api.messages import get, insert, new_memory
 from tests.api.waiting import eventually
@@ -54,6 +54,16 @@ def stored_by(database_url: str, client: Client) -> dict[str, str]:
         return dict(connection.execute(STORED, [client.user_id]).fetchall())
 
 
+def is_served(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except grpc.RpcError as error:
+        if failure_of(error).reason != "DATABASE_UNAVAILABLE":
+            raise
+        return False
+    return True
+
+
 def test_while_the_database_is_down_calls_are_unavailable_and_then_served_again(
     start_server: StartServer, data_dir: Path, user_id: str
 ) -> None:
@@ -80,6 +90,8 @@ def test_while_the_database_is_down_calls_are_unavailable_and_then_served_again(
 
     with EmbeddedPostgres.start(data_dir, settings=FAST):
         eventually(lambda: server.health() == "SERVING")
+        # The pool's next attempt to connect comes up to 8 s after the last one that failed.
+        eventually(lambda: is_served(lambda: get(server.stub, user_id, memory.id)), timeout_s=10)
         assert get(server.stub, user_id, memory.id) == memory
         assert insert(server.stub, user_id, "after").content == "after"
         assert server.stop() == 0

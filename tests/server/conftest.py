@@ -6,9 +6,11 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from memory_service import config
 from memory_service.errors import to_status
+from memory_service.metrics import CallMetrics
 from memory_service.server import Addresses, Server
 from memory_service.v1.memory_pb2_grpc import MemoryServiceServicer, MemoryServiceStub
 from tests.fix_server import open_channel
@@ -54,7 +56,9 @@ def start_listener() -> Iterator[StartListener]:
         def start(servicer: MemoryServiceServicer | None = None, **settings: Any) -> Listener:
             settings = {"embedder": "none", "embedding_dimensions": 8, "drain_grace_s": 5.0, **settings}
             configured = config.load(**{"listen": "127.0.0.1:0", "ops_listen": "127.0.0.1:0", **settings})
-            server = Server(configured, servicer or servicer_of(), to_status=to_status)
+            server = Server(
+                configured, servicer or servicer_of(), to_status=to_status, metrics=CallMetrics(CollectorRegistry())
+            )
             closing.callback(server.close)
             return Listener(server, server.start(), closing)
 

@@ -11,6 +11,7 @@ import grpc
 import pytest
 import structlog
 from google.rpc import error_details_pb2, status_pb2
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
@@ -18,6 +19,7 @@ from db.errors import DatabaseUnavailable, MemoryNotFound
 from memory_service.calls_in_flight import CallsInFlight
 from memory_service.errors import to_status
 from memory_service.interceptors import CallInterceptor
+from memory_service.metrics import CallMetrics
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceServicer
 from tests.fix_server import open_channel
@@ -270,10 +272,16 @@ def calls() -> CallsInFlight:
 
 
 @pytest.fixture
-def any_call(calls: CallsInFlight) -> Iterator[AnyCall]:
+def registry() -> CollectorRegistry:
+    """Holds the metrics of `any_call`."""
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def any_call(calls: CallsInFlight, registry: CollectorRegistry) -> Iterator[AnyCall]:
     """Methods of all arities behind the interceptor."""
     with ExitStack() as closing:
-        interceptor = CallInterceptor(to_status=to_status, calls=calls)
+        interceptor = CallInterceptor(to_status=to_status, calls=calls, metrics=CallMetrics(registry))
         server = grpc.server(ThreadPoolExecutor(4), interceptors=[interceptor])
         server.add_generic_rpc_handlers((AllArities(),))
         port = server.add_insecure_port("127.0.0.1:0")
@@ -333,7 +341,7 @@ class Details:
 
 
 def test_methods_of_grpc_itself_are_not_wrapped() -> None:
-    interceptor = CallInterceptor(to_status=to_status, calls=CallsInFlight())
+    interceptor = CallInterceptor(to_status=to_status, calls=CallsInFlight(), metrics=CallMetrics(CollectorRegistry()))
     handler: Any = grpc.unary_stream_rpc_method_handler(lambda _request, _context: iter(()))
 
     assert interceptor.intercept_service(lambda _: handler, Details("/grpc.health.v1.Health/Watch")) is handler

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from db.filters import Filter
 from db.memory import NewMemory
-from db.search import Metric
+from db.search_statements import Metric
 from db.vectors import Embedding
 
 Vector = NDArray[np.floating[Any]]

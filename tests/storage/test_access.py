@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -11,13 +12,16 @@ import psycopg
 import pytest
 import structlog
 
-from db import access
+from db import access, migrate
 from db.access import AccessBuffer
+from db.embedded import EmbeddedPostgres
 from db.errors import DatabaseError
 from db.pool import Database
+from db.schema import EmbeddingSpace
+from tests.fix_database import FAST
 from tests.storage.concurrency import Activity, at_once, deadlocks, wait_for
 from tests.storage.conftest import OpenDatabase
-from tests.storage.sample_memories import LATER, NOW, hard_delete, new_memory, read, rows, store, stored
+from tests.storage.sample_memories import DIMENSIONS, LATER, NOW, hard_delete, new_memory, read, rows, store, stored
 
 
 @pytest.fixture
@@ -185,8 +189,11 @@ def test_recording_while_flushing_loses_nothing(database: Database, user_id: str
     assert counted(database, user_id, memory_id) == 2_000
 
 
-def test_counters_are_updated_in_place(database_url: str, open_database: OpenDatabase) -> None:
-    database = open_database(database_url, max_size=1)
+def test_counters_are_updated_in_place(data_dir: Path, open_database: OpenDatabase) -> None:
+    # On a server of its own: a transaction in any database of a server delays the reuse of space in all of them.
+    server = EmbeddedPostgres.start(data_dir, settings=FAST)
+    migrate.upgrade(server.url, EmbeddingSpace("test-model", DIMENSIONS))
+    database = open_database(server.url, max_size=1)
     memories = [new_memory() for _ in range(500)]
     store(database, "u", *memories)
     buffer = AccessBuffer(database, flush_interval_s=3_600)
@@ -202,3 +209,5 @@ def test_counters_are_updated_in_place(database_url: str, open_database: OpenDat
     [(updated, in_place)] = rows(database, statement)
     assert updated == 1_000
     assert in_place >= 990  # all of them, unless autovacuum looks on
+    database.close()
+    server.close()

@@ -97,12 +97,13 @@ def test_cancel_between_two_statements_stops_the_second(database: Database, user
     assert rows(database, b"SELECT FROM users WHERE user_id = %s", [user_id]) == []
 
 
-def test_deadline_between_two_statements_stops_a_batch(database: Database) -> None:
+def test_deadline_between_two_statements_stops_a_copy(database: Database) -> None:
     call = database.call(timeout_s=0.1)
+    copy = "/* test.copy */ COPY embedding_cache FROM STDIN (FORMAT BINARY)"
 
     def change(conn: Connection) -> None:
         time.sleep(0.11)
-        conn.query_many("/* test.many */ SELECT %(n)s::int", [{"n": 1}])
+        conn.copy_rows(copy, ("bytea", "bytea", "timestamptz"), [])
 
     with pytest.raises(StatementTimeout):
         database.write(call, change)

@@ -181,7 +181,7 @@ def test_batch_that_waited_for_an_id_names_it(
     with ThreadPoolExecutor(1) as threads, psycopg.connect(module_database_url) as other:
         other.execute("UPDATE memory_entries SET id = %s WHERE id = %s", [batch[1].id, first.id])
         storing = threads.submit(store, database, user_id, *batch)
-        activity.wait_until_blocked("insert.row")  # it has looked, and found the id free
+        activity.wait_until_blocked("copy_import.rows")  # it has looked, and found the id free
         other.commit()
         error = storing.exception()
     assert isinstance(error, MemoryExists)

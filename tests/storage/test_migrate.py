@@ -137,7 +137,7 @@ def revisions_after(revision: str, url: str) -> list[str]:
 
 
 def contents(url: str) -> dict[str, list[str]]:
-    statement = sql.SQL("SELECT (to_jsonb(t) - 'text_bytes')::text FROM {} t")
+    statement = sql.SQL("SELECT (to_jsonb(t) - '{{text_bytes,conversation_key,bits}}'::text[])::text FROM {} t")
     names = ("users", "conversations", "memory_entries", "memory_access")
     with connected(url) as connection:
         return {name: [row[0] for row in connection.execute(statement.format(sql.Identifier(name)))] for name in names}

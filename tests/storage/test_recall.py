@@ -7,13 +7,17 @@ from uuid import UUID, uuid4
 import pytest
 
 from db.access import AccessBuffer
+from db.ann_registry import AnnRegistry
 from db.errors import MemoryDeleted, MemoryNotFound, ReplyTooLarge
 from db.pool import Database
+from db.search_plan import SearchTuning
+from db.user_sizes import UserSizes
 from db.vectors import normalize
 from memory_service import config
 from memory_service.limits import limits_of
 from memory_service.page_token import InvalidPageToken
 from memory_service.recall import Recall
+from memory_service.searching import Searching
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.violations import InvalidArgument
@@ -32,6 +36,23 @@ def accesses(database: Database) -> AccessBuffer:
 
 
 @pytest.fixture
+def searching(database: Database, accesses: AccessBuffer, embedder: SampleEmbedder) -> Searching:
+    settings = config.load(embedder="none", embedding_dimensions=DIMENSIONS)
+    return Searching(
+        database=database,
+        accesses=accesses,
+        embeddings=TextEmbeddings(embedder, database, lambda: NOW),
+        ann=AnnRegistry(database),
+        sizes=UserSizes(database, counted=lambda _user_id, _rows: None),
+        tuning=SearchTuning,
+        observe=lambda _user_id, _nearest, _answer: None,
+        dimensions=DIMENSIONS,
+        limits=limits_of(settings),
+        clock=lambda: LATER,
+    )
+
+
+@pytest.fixture
 def recall(database: Database, accesses: AccessBuffer, embedder: SampleEmbedder) -> Recall:
     settings = config.load(embedder="none", embedding_dimensions=DIMENSIONS)
     return Recall(
@@ -44,20 +65,20 @@ def recall(database: Database, accesses: AccessBuffer, embedder: SampleEmbedder)
     )
 
 
-def search(recall: Recall, user_id: str, **fields: object) -> list[str]:
+def search(searching: Searching, user_id: str, **fields: object) -> list[str]:
     request = pb.SearchSimilarRequest(user_id=user_id, **fields)  # type: ignore[arg-type]
-    return [result.memory.id for result in recall.search(request, recall.database.call()).results]
+    return [result.memory.id for result in searching.search(request, searching.database.call()).results]
 
 
 def test_accesses_are_those_of_live_memories_returned(
-    recall: Recall, accesses: AccessBuffer, database: Database, user_id: str
+    searching: Searching, recall: Recall, accesses: AccessBuffer, database: Database, user_id: str
 ) -> None:
     found, deleted, unfound = (new_memory(embedding=unit(axis)) for axis in (0, 0, 1))
     store(database, user_id, found, deleted, unfound)
     soft_delete(database, user_id, deleted.id)
     query = pb.Vector(floats=pb.FloatArray(values=[1.0] + [0.0] * 7))
     for skip in (False, True):
-        ids = search(recall, user_id, embedding=query, limit=2, show_deleted=True, skip_access_recording=skip)
+        ids = search(searching, user_id, embedding=query, limit=2, show_deleted=True, skip_access_recording=skip)
         assert set(ids) == {str(found.id), str(deleted.id)}
         for id_ in (found.id, deleted.id):
             get = pb.GetVectorRequest(user_id=user_id, id=str(id_), skip_access_recording=skip)
@@ -68,42 +89,46 @@ def test_accesses_are_those_of_live_memories_returned(
     assert read(database, user_id, found.id).last_accessed_at == LATER
 
 
-def test_search_by_text_memory_and_embedding_agree(recall: Recall, database: Database, user_id: str) -> None:
+def test_search_by_text_memory_and_embedding_agree(searching: Searching, database: Database, user_id: str) -> None:
     memories = {text: new_memory(content=text, embedding=normalize(vector_of(text))) for text in "abcdef"}
     store(database, user_id, *memories.values())
-    by_text = search(recall, user_id, text="a")
-    by_embedding = search(recall, user_id, embedding=pb.Vector(f32_le=vector_of("a").astype("<f4").tobytes()))
+    by_text = search(searching, user_id, text="a")
+    by_embedding = search(searching, user_id, embedding=pb.Vector(f32_le=vector_of("a").astype("<f4").tobytes()))
     assert by_text == by_embedding
     assert by_text[0] == str(memories["a"].id)
-    assert search(recall, user_id, memory_id=by_text[0]) == by_text[1:]
+    assert search(searching, user_id, memory_id=by_text[0]) == by_text[1:]
 
 
-def test_memory_to_search_from_must_be_the_user_s_and_live(recall: Recall, database: Database, user_id: str) -> None:
+def test_memory_to_search_from_must_be_the_user_s_and_live(
+    searching: Searching, database: Database, user_id: str
+) -> None:
     memory, other = new_memory(), new_memory()
     store(database, user_id, memory, other)
     with pytest.raises(MemoryNotFound):
-        search(recall, user_id + "2", memory_id=str(memory.id))
+        search(searching, user_id + "2", memory_id=str(memory.id))
     with pytest.raises(MemoryNotFound):
-        search(recall, user_id, memory_id=str(uuid4()))
+        search(searching, user_id, memory_id=str(uuid4()))
     soft_delete(database, user_id, memory.id)
     with pytest.raises(MemoryDeleted, match="set show_deleted"):
-        search(recall, user_id, memory_id=str(memory.id))
-    assert search(recall, user_id, memory_id=str(memory.id), show_deleted=True) == [str(other.id)]
+        search(searching, user_id, memory_id=str(memory.id))
+    assert search(searching, user_id, memory_id=str(memory.id), show_deleted=True) == [str(other.id)]
 
 
-def test_text_that_cannot_be_embedded_is_named(recall: Recall, embedder: SampleEmbedder, user_id: str) -> None:
+def test_text_that_cannot_be_embedded_is_named(searching: Searching, embedder: SampleEmbedder, user_id: str) -> None:
     embedder.refused = {"bad"}
     with pytest.raises(InvalidArgument) as caught:
-        search(recall, user_id, text="bad")
+        search(searching, user_id, text="bad")
     [violation] = caught.value.violations
     assert (violation.field, violation.reason) == ("text", pb.ERROR_REASON_TEXT_NOT_EMBEDDABLE)
 
 
-def test_search_whose_reply_would_be_too_large_is_refused(recall: Recall, database: Database, user_id: str) -> None:
+def test_search_whose_reply_would_be_too_large_is_refused(
+    searching: Searching, database: Database, user_id: str
+) -> None:
     store(database, user_id, *[new_memory(content="x" * 1_000) for _ in range(10)])
     # First the texts alone are too large, then what is around them.
     for allowed in (9_000, 10_100):
-        narrow = replace(recall, limits=replace(recall.limits, max_reply_bytes=allowed))
+        narrow = replace(searching, limits=replace(searching.limits, max_reply_bytes=allowed))
         with pytest.raises(ReplyTooLarge, match=f"at most {allowed}"):
             search(narrow, user_id, text="q")
         assert len(search(narrow, user_id, text="q", limit=5)) == 5

@@ -16,7 +16,9 @@ from db.errors import ReplyTooLarge
 from db.filters import Filter
 from db.memory import NewMemory, View
 from db.pool import Database
-from db.search import Hit, Metric, Nearest
+from db.search import Hit, Means, Nearest
+from db.search_plan import SearchTuning, coarse_of
+from db.search_statements import Metric
 from db.vectors import normalize
 from tests.storage import brute_force, sample_filters
 from tests.storage.brute_force import Row, score, stored_score
@@ -46,7 +48,8 @@ HALF_PRECISION = 2.0**-11
 def find(database: Database, user_id: str, vector: NDArray[np.float32], **wanted: Any) -> list[Hit]:
     fields: dict[str, Any] = {"metric": Metric.COSINE, "limit": 10, "filter": Filter(), **wanted}
     nearest = Nearest(embedding=normalize(vector), **fields)
-    return database.read(database.call(), lambda conn: search.search(conn, user_id, nearest))
+    means = Means(coarse=coarse_of(DIMENSIONS), ann=None, user_rows=None, tuning=SearchTuning())
+    return database.read(database.call(), lambda conn: search.search(conn, user_id, nearest, means)).hits
 
 
 def neighbours(owner: str) -> list[str]:

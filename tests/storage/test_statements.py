@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
-from psycopg.sql import SQL, Composable
+from psycopg.sql import Composable
 
 import db
-from db import filters, recent, search
+from db import filters, recent, search_statements
 from db.connection import name_of
 from db.filters import Filter
 from db.memory import View
-from db.search import Metric
+from db.search_plan import Coarse
+from db.search_statements import Metric, shape_of
 
 OWNED = ("users", "conversations", "memory_entries", "memory_access", "request_ids")
 NAMED = re.compile(r"\s*/\* [a-z_]+\.[a-z_]+ \*/")
@@ -26,6 +27,8 @@ EXCEPTIONS = {
     "requests.purge": "housekeeping: likewise, by (user_id, request_id)",
     "access.flush": "writes counters of many users' memories, each under the (user_id, id) it was recorded with",
 }
+# Statements across users by their purpose: operators' analysis, and the care of indexes.
+ACROSS_USERS = {"global_search.walk", "global_search.compare", "global_search.rows", "ann_counts.earned"}
 OF_ALL_FILTERS = [Filter(), Filter(conversation_id="c", show_deleted=True), Filter(show_deleted=True)]
 
 
@@ -61,15 +64,21 @@ def constants() -> dict[str, set[str]]:
 def composed() -> dict[str, set[str]]:
     """Returns the statements that are made of the templates among the constants, as they are run."""
     # The modules keep these functions to themselves, and nothing else makes a template a statement.
-    searches = {
-        search._statement(metric, view, filter_.shape(), exclude=exclude).decode()  # noqa: SLF001 - see above
+    shapes = [
+        shape_of(metric, view, filter_.compiled(), exclude=exclude)
         for metric, view, filter_, exclude in itertools.product(Metric, View, OF_ALL_FILTERS, [False, True])
+    ]
+    tables = {search_statements.table(shape).decode() for shape in shapes}
+    candidates = {
+        search_statements.candidates(shape, coarse).decode()
+        for shape, coarse in itertools.product(shapes, [Coarse.EMBEDDING, Coarse.SIGNS])
     }
     lists = {
-        recent._statement(view, filter_.shape(), after=after).decode()  # noqa: SLF001 - see above
+        recent._statement(view, filter_.compiled().names, None, after=after).decode()  # noqa: SLF001 - see above
         for view, filter_, after in itertools.product(View, OF_ALL_FILTERS, [False, True])
     }
-    return {"search.exact": searches, "recent.page": lists}
+    walks = {search_statements.ann(shape, "u").decode() for shape in shapes if "show_deleted" not in shape.filter_names}
+    return {"search.table": tables, "search.candidates": candidates, "search.ann": walks, "recent.page": lists}
 
 
 STATEMENTS = constants() | composed()
@@ -83,14 +92,14 @@ def owned_tables(statement: str) -> list[str]:
 def scopes(statement: str) -> int:
     """Returns how many of the tables a statement confines to a user."""
     inserted = re.findall(r"INSERT INTO \w+ \(\s*user_id\b", statement)
-    compared = re.findall(r"\buser_id = (?:%\(user_id\)s|\w+\.user_id)", statement)
+    compared = re.findall(r"\buser_id = (?:%\(user_id\)s|'u'|\w+\.user_id)", statement)
     return len(inserted) + len(compared)
 
 
 def test_the_walk_finds_the_statements() -> None:
     assert {
         "insert.one",
-        "insert.row",
+        "copy_import.rows",
         "insert.owners",
         "insert.taken",
         "fetch.one",
@@ -101,7 +110,8 @@ def test_the_walk_finds_the_statements() -> None:
         "delete.soft",
         "delete.hard",
         "delete.restore",
-        "search.exact",
+        "search.table",
+        "search.candidates",
         "recent.page",
         "stats.user",
         "stats.accesses",
@@ -117,9 +127,10 @@ def test_the_walk_finds_the_statements() -> None:
 def test_statement_on_user_data_names_the_user(name: str) -> None:
     for statement in STATEMENTS[name]:
         tables = owned_tables(statement)
-        if tables and name not in EXCEPTIONS:
+        if tables and name not in EXCEPTIONS.keys() | ACROSS_USERS:
             assert scopes(statement) >= len(tables), f"{name} reaches {tables} beyond its user:\n{statement}"
-            assert "%(user_id)s" in statement
+            # The planner recognizes a user's own index by the literal.
+            assert ("user_id = 'u'" if name == "search.ann" else "%(user_id)s") in statement
 
 
 @pytest.mark.parametrize("name", sorted(EXCEPTIONS))
@@ -132,8 +143,8 @@ def test_exceptions_are_needed_and_address_rows_by_user(name: str) -> None:
 def test_a_statement_without_its_user_would_be_found() -> None:
     lax = "/* a.b */ SELECT 1 FROM memory_entries m JOIN memory_access a ON a.user_id = m.user_id WHERE m.id = %(id)s"
     assert scopes(lax) < len(owned_tables(lax))
-    unconfined = search.EXACT.format(distance=SQL("1"), where=SQL("true"), columns=SQL("1")).as_string(None)
+    unconfined = "/* a.b */ SELECT 1 FROM memory_entries WHERE deleted_at IS NULL"
     assert scopes(unconfined) < len(owned_tables(unconfined))
     assert scopes("/* a.b */ DELETE FROM users") < len(owned_tables("/* a.b */ DELETE FROM users"))
-    confined = filters.where(frozenset()).as_string(None)
+    confined = filters.of_user([]).as_string(None)
     assert scopes(f"/* a.b */ SELECT 1 FROM memory_entries WHERE {confined}") == 1  # noqa: S608 - not run

@@ -54,6 +54,11 @@ def a_value_of(name: str) -> str:
         "embedding_dimensions": "128",
         "openai_api_key": "key",
         "openai_base_url": "http://127.0.0.1:1/v1",
+        "metrics_listen": "127.0.0.1:2",
+        "ann_index": "ivfflat",
+        "ann_build_memory_mb": "512",
+        "recall_probe_fraction": "0.5",
+        "recall_target": "0.5",
         "log_level": "debug",
         "log_format": "json",
     }

@@ -22,6 +22,7 @@ FILTER = pb.MemoryFilter(
     metadata_contains=to_struct({"b": 1, "a": {"d": 2, "c": 3}}),
     created_after=Timestamp(seconds=1),
     created_before=Timestamp(seconds=2),
+    where=pb.Condition(exists=pb.MetadataPath(keys=["b"])),
 )
 REQUEST = pb.GetRecentRequest(user_id="u", filter=FILTER, show_deleted=True, page_size=10)
 POSITION = Position(datetime(2026, 5, 4, 3, 2, 1, 987_654, tzinfo=UTC), UUID(int=7))

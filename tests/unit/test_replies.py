@@ -10,7 +10,8 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from db.memory import Memory, NewMemory
-from db.search import Hit
+from db.search import Answer, Hit
+from db.search_plan import Plan
 from db.stats import ConversationStats, UserStats
 from db.vectors import normalize
 from memory_service import replies
@@ -98,7 +99,9 @@ def test_inserted_memory_is_as_if_read_back() -> None:
 
 def test_search_keeps_order_and_scores() -> None:
     hits = [Hit(STORED, 0.5), Hit(LIVE, -2.0)]
-    reply = replies.search(hits, pb.VECTOR_ENCODING_F16_LE)
+    answer = Answer(hits=hits, plan=Plan.QUANTIZED, considered=40, maybe_incomplete=True)
+    reply = replies.search(answer, pb.VECTOR_ENCODING_F16_LE)
+    assert (reply.plan, reply.candidates_considered, reply.maybe_incomplete) == (pb.SEARCH_PLAN_QUANTIZED, 40, True)
     assert [result.score for result in reply.results] == [0.5, -2.0]
     assert reply.results[0].memory == replies.memory(STORED, pb.VECTOR_ENCODING_F16_LE)
     assert reply.results[0].memory.embedding.f16_le

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from db.filters import Filter
 from db.memory import View
-from db.search import Metric
+from db.search_statements import Metric
 from db.vectors import normalize
 from memory_service import search_request
 from memory_service.fields import FieldReader

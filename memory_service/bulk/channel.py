@@ -1,0 +1,39 @@
+"""The connection of a transfer to the service."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from memory_service.bulk.call_failure import failure_of
+from memory_service.bulk.errors import TransferError
+from memory_service.v1 import memory_pb2 as pb
+from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
+
+FIRST_CALL_TIMEOUT_S = 10.0
+
+OPTIONS = (
+    # By default gRPC waits up to two minutes before it connects again.
+    ("grpc.initial_reconnect_backoff_ms", 250),
+    ("grpc.min_reconnect_backoff_ms", 250),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A stream waits without a deadline: notice when its other end is gone.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+
+@contextmanager
+def connect(address: str) -> Iterator[tuple[MemoryServiceStub, pb.GetServerInfoResponse]]:
+    """Yields a stub of the service at `address`, and what it says about itself.
+
+    Raises:
+        TransferError: When it cannot be reached. Once it was, a transfer tries again by itself.
+    """
+    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+        stub = MemoryServiceStub(channel)
+        try:
+            info = stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=FIRST_CALL_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise TransferError(f"cannot reach the service at {address}: {failure_of(error)}") from None
+        yield stub, info

@@ -1,0 +1,146 @@
+"""`memory-service import`: sends the memories of a file to a running service, and resumes where it was broken off."""
+
+import argparse
+import hashlib
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4, uuid5
+
+from memory_service.bulk.channel import connect
+from memory_service.bulk.chunks import Chunk, Chunking
+from memory_service.bulk.errors import TransferError
+from memory_service.bulk.formats import FORMATS, STANDARD_STREAM, Format, format_of, open_source
+from memory_service.bulk.progress import Progress
+from memory_service.bulk.retrying import Retrying
+from memory_service.bulk.upload import Upload
+from memory_service.v1 import memory_pb2 as pb
+
+# Import ids of files follow from what is in them.
+NAMESPACE = UUID("6d8f5f0e-3c1b-5d0a-9c59-2f4f1f0f6b7e")
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_CHUNK_SIZE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command line asks for."""
+
+    file: str
+    user_id: str
+    address: str
+    file_format: Format | None
+    chunk_size: int
+    import_id: UUID | None
+    keep_ids: bool
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the memories so far."""
+
+    stored: int = 0
+    skipped: int = 0
+    """Stored by an earlier attempt."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command, and that it is run by `run`."""
+    parser.add_argument("file", metavar="FILE", help="what to import; - for JSON Lines from standard input")
+    parser.add_argument("--user", metavar="ID", dest="user_id", required=True, help="whose memories they become")
+    parser.add_argument("--address", metavar="HOST:PORT", default=DEFAULT_ADDRESS, help="the service (%(default)s)")
+    parser.add_argument("--format", choices=("auto", *FORMATS), default="auto", help="by default, as the name says")
+    parser.add_argument(
+        "--chunk-size", type=int, metavar="N", default=DEFAULT_CHUNK_SIZE, help="memories in a chunk (%(default)s)"
+    )
+    parser.add_argument(
+        "--import-id",
+        type=UUID,
+        metavar="UUID",
+        help="resumes the import of this id; by default, the one of the same content and user",
+    )
+    parser.add_argument("--keep-ids", action="store_true", help="give memories the ids of the file, not new ones")
+    parser.set_defaults(run=lambda options: run(_request(options)))
+
+
+def _request(options: dict[str, Any]) -> Request:
+    return Request(
+        file=options["file"],
+        user_id=options["user_id"],
+        address=options["address"],
+        file_format=None if options["format"] == "auto" else options["format"],
+        chunk_size=options["chunk_size"],
+        import_id=options["import_id"],
+        keep_ids=options["keep_ids"],
+    )
+
+
+def run(request: Request) -> int:
+    """Imports the file and says what became of it; returns the exit status.
+
+    Raises:
+        TransferError: When not everything could be stored.
+    """
+    file_format = format_of(request.file, request.file_format)
+    with open_source(request.file, file_format) as source, connect(request.address) as (stub, info):
+        _check_chunk_size(request.chunk_size, info.limits)
+        import_id = request.import_id or _import_id(request)
+        chunking = Chunking(
+            user_id=request.user_id,
+            import_id=str(import_id),
+            max_count=request.chunk_size,
+            max_bytes=info.limits.max_batch_bytes,
+            keep_ids=request.keep_ids,
+        )
+        tally = Tally()
+        progress = Progress(sys.stderr, total=source.size)
+
+        def acknowledged(chunk: Chunk, reply: pb.ImportVectorsResponse) -> None:
+            if reply.already_stored:
+                tally.skipped += len(reply.ids)
+            else:
+                tally.stored += len(reply.ids)
+            progress.update(position=chunk.position, count=tally.stored + tally.skipped)
+
+        retrying = Retrying(say=progress.say, sleep=time.sleep)
+        upload = Upload(stub, chunking.chunks(source.records), acknowledged=acknowledged, retrying=retrying)
+        try:
+            upload.run()
+        except BaseException:
+            progress.close()
+            _say_how_to_resume(tally, import_id)
+            raise
+        progress.close()
+    _say_summary(tally, chunking.left_out, progress.elapsed_s)
+    return 0
+
+
+def _check_chunk_size(chunk_size: int, limits: pb.Limits) -> None:
+    if not 1 <= chunk_size <= limits.max_import_chunk_size:
+        raise TransferError(f"--chunk-size is {chunk_size}, expected 1 to {limits.max_import_chunk_size}")
+
+
+def _import_id(request: Request) -> UUID:
+    """Returns the id of a file's content and user; where it can be read only once, a new one."""
+    if request.file == STANDARD_STREAM or not Path(request.file).is_file():
+        return uuid4()
+    with Path(request.file).open("rb") as stream:
+        content = hashlib.file_digest(stream, "sha256").hexdigest()
+    return uuid5(NAMESPACE, f"{content} {request.user_id}")
+
+
+def _say_how_to_resume(tally: Tally, import_id: UUID) -> None:
+    done = tally.stored + tally.skipped
+    sys.stderr.write(
+        f"{done:,} memories are stored; the same command with --import-id {import_id} goes on from there\n"
+    )
+
+
+def _say_summary(tally: Tally, left_out: int, elapsed_s: float) -> None:
+    skipped = f", skipped {tally.skipped:,} stored before" if tally.skipped else ""
+    deleted = f", left out {left_out:,} deleted" if left_out else ""
+    rate = (tally.stored + tally.skipped) / max(elapsed_s, 1e-6)
+    sys.stdout.write(f"stored {tally.stored:,} memories{skipped}{deleted}, in {elapsed_s:.1f} s ({rate:,.0f}/s)\n")

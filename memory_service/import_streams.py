@@ -1,0 +1,64 @@
+"""The threads that imports work on, apart from those of other calls, and how imports end when the server does."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from db.errors import PoolExhausted
+from memory_service.importing import Chunk
+from memory_service.observed_call import ShuttingDown
+from memory_service.read_ahead import ReadAhead
+
+Chunks = ReadAhead[Chunk]
+
+
+class ImportStreams:
+    """Admits so many imports at a time: each keeps a thread while it lasts, and must not take those of searches."""
+
+    def __init__(self, max_streams: int) -> None:
+        self._max_streams = max_streams
+        self._lock = threading.Lock()
+        self._open: set[Chunks] = set()
+        self._shutting_down = False
+        # One more than streams, so that those beyond are refused at once and do not wait unseen.
+        self.threads = ThreadPoolExecutor(max_streams + 1, thread_name_prefix="import")
+        """Where ImportVectors runs."""
+
+    @contextmanager
+    def admit(self, stream: Iterator[Chunk]) -> Iterator[Chunks]:
+        """Yields the chunks of an import, read one ahead.
+
+        Raises:
+            PoolExhausted: When there are as many imports as may be.
+            ShuttingDown: When the server is; also from the chunks, in place of the next one.
+        """
+        chunks = ReadAhead(stream)
+        with self._lock:
+            if self._shutting_down:
+                raise _shutting_down()
+            if len(self._open) >= self._max_streams:
+                raise PoolExhausted(f"all {self._max_streams} import streams of this server process are in use")
+            self._open.add(chunks)
+        try:
+            with chunks:
+                yield chunks
+        finally:
+            with self._lock:
+                self._open.discard(chunks)
+
+    def shut_down(self) -> None:
+        """Ends every import after the chunk it is working on, and admits no more."""
+        with self._lock:
+            self._shutting_down = True
+            for chunks in self._open:
+                chunks.end(_shutting_down())
+
+    def close(self) -> None:
+        """Ends the imports and their threads."""
+        self.shut_down()
+        self.threads.shutdown(wait=False)
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down; send the import again to resume it")

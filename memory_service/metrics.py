@@ -1,0 +1,191 @@
+"""What is counted and timed while calls are served, under the names that dashboards expect of a gRPC server.
+
+docs/operations.md lists all metrics. What is only read when somebody asks (the pool, the access buffer) is in
+state_metrics.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from db.recall_probe import NotMeasured
+from db.search_plan import Plan
+from memory_service.v1 import memory_pb2
+
+SERVICE = memory_pb2.DESCRIPTOR.services_by_name["MemoryService"]
+
+# A search of a small user takes half a millisecond; a call without a deadline ends after ten seconds.
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+MEMORIES = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
+RECALLS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
+
+EMBEDDING_FAILURES = ("unavailable", "misconfigured", "text_refused", "defect")
+
+
+@dataclass(frozen=True, slots=True)
+class MethodMetrics:
+    """The series of one method, looked up once: by their labels it would take four times as long."""
+
+    started: Counter
+    seconds: Histogram
+    codes: dict[grpc.StatusCode, Counter]
+
+    def handled(self, code: grpc.StatusCode, duration_s: float) -> None:
+        """Records the end of a call."""
+        self.codes[code].inc()
+        self.seconds.observe(duration_s)
+
+
+class CallMetrics:
+    """Calls by method and status, as go-grpc-prometheus names them.
+
+    All series of the service's methods are there from the beginning, at 0: a rate can be told from the first error on.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ("grpc_type", "grpc_service", "grpc_method")
+        self._started = Counter(
+            "grpc_server_started_total", "Calls that reached the service.", labels, registry=registry
+        )
+        self._handled = Counter(
+            "grpc_server_handled_total",
+            "Calls ended, by the status they were answered with.",
+            (*labels, "grpc_code"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "grpc_server_handling_seconds",
+            "Seconds from a call's reaching the service to its end.",
+            labels,
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._methods: dict[tuple[str, str, str], MethodMetrics] = {}
+        for method in SERVICE.methods:
+            self.of(SERVICE.full_name, method.name, _type_of(method))
+
+    def of(self, service: str, method: str, grpc_type: str) -> MethodMetrics:
+        """Returns the series of a method, from the second time on without delay."""
+        labels = (grpc_type, service, method)
+        if labels not in self._methods:
+            self._methods[labels] = MethodMetrics(
+                started=self._started.labels(*labels),
+                seconds=self._seconds.labels(*labels),
+                codes={code: self._handled.labels(*labels, _go_name(code)) for code in grpc.StatusCode},
+            )
+        return self._methods[labels]
+
+
+def grpc_type(*, request_streaming: bool, response_streaming: bool) -> str:
+    """Returns what the label grpc_type says of a method."""
+    if request_streaming:
+        return "bidi_stream" if response_streaming else "client_stream"
+    return "server_stream" if response_streaming else "unary"
+
+
+def _type_of(method: MethodDescriptor) -> str:
+    return grpc_type(request_streaming=method.client_streaming, response_streaming=method.server_streaming)
+
+
+def _go_name(code: grpc.StatusCode) -> str:
+    """Returns the code as Go spells it, and with it every dashboard: OK, Canceled, NotFound."""
+    if code is grpc.StatusCode.CANCELLED:
+        return "Canceled"
+    return code.name if code is grpc.StatusCode.OK else code.name.title().replace("_", "")
+
+
+class SearchMetrics:
+    """Searches by plan, what they looked at, and the recall that the probe measured."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        searches = Counter(
+            "memory_search_total", "Searches of one user, by the plan that answered.", ("plan",), registry=registry
+        )
+        candidates = Histogram(
+            "memory_search_candidates",
+            "Memories compared precisely in a search.",
+            ("plan",),
+            buckets=MEMORIES,
+            registry=registry,
+        )
+        self._searches = {plan: searches.labels(plan.value) for plan in Plan}
+        self._candidates = {plan: candidates.labels(plan.value) for plan in Plan}
+        mean = Gauge(
+            "memory_search_recall",
+            "Mean recall of the last approximate searches that were repeated exactly; NaN before the first.",
+            ("plan",),
+            registry=registry,
+        )
+        measured = Histogram(
+            "memory_search_recall_measured",
+            "Recall of each approximate search that was repeated exactly.",
+            ("plan",),
+            buckets=RECALLS,
+            registry=registry,
+        )
+        self._recall_mean = {plan: mean.labels(plan.value) for plan in _approximate()}
+        self._recall = {plan: measured.labels(plan.value) for plan in _approximate()}
+        for gauge in self._recall_mean.values():
+            gauge.set(float("nan"))
+        probes = Counter(
+            "memory_search_recall_probes_total",
+            "Approximate searches drawn for an exact repetition: measured, dropped (another one ran, or the time "
+            "allowed for probing was used up), changed (what should have been found was written too recently), "
+            "failed (it took too long, or the database did not answer).",
+            ("outcome",),
+            registry=registry,
+        )
+        self._measured = probes.labels("measured")
+        self._not_measured = {reason: probes.labels(reason.value) for reason in NotMeasured}
+
+    def searched(self, plan: Plan, considered: int) -> None:
+        """Records a search that compared `considered` memories precisely."""
+        self._searches[plan].inc()
+        self._candidates[plan].observe(considered)
+
+    def recall_measured(self, plan: Plan, recall: float, mean: float) -> None:
+        """Records a measured recall, and the mean that it is now part of."""
+        self._measured.inc()
+        self._recall[plan].observe(recall)
+        self._recall_mean[plan].set(mean)
+
+    def recall_not_measured(self, reason: NotMeasured) -> None:
+        """Records a search that was drawn in vain."""
+        self._not_measured[reason].inc()
+
+
+def _approximate() -> Iterator[Plan]:
+    return (plan for plan in Plan if plan is not Plan.EXACT)
+
+
+class EmbeddingMetrics:
+    """Requests to what embeds text."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.seconds = Histogram(
+            "memory_embedding_seconds",
+            "Seconds of one request for embeddings, retries included.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        failures = Counter(
+            "memory_embedding_failures_total",
+            "Requests for embeddings that failed: unavailable (no answer in time, or its caller left), misconfigured, "
+            "text_refused, defect.",
+            ("reason",),
+            registry=registry,
+        )
+        self.failures = {reason: failures.labels(reason) for reason in EMBEDDING_FAILURES}
+
+
+class Metrics:
+    """All that is recorded while calls are served, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.calls = CallMetrics(registry)
+        self.searches = SearchMetrics(registry)
+        self.embeddings = EmbeddingMetrics(registry)

@@ -1,0 +1,142 @@
+"""What surrounds one call: its request id, its line in the log, its metrics, and its error made a status.
+
+All of it takes 7 µs of a call that succeeds, 2 of them for the metrics.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import grpc
+import structlog
+from google.rpc import error_details_pb2, status_pb2
+
+from db.errors import DatabaseUnavailable
+from memory_service.calls_in_flight import CallsInFlight
+from memory_service.metrics import MethodMetrics
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = "x-request-id"
+STATUS_DETAILS = "grpc-status-details-bin"
+
+# Short enough for a log line, and nothing in it that could end one.
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+# What a caller did is news for the caller; what the service did is news for its operator. A call that went
+# well is logged at debug only: at thousands a second, the lines would cost more than the calls.
+LEVELS = {
+    grpc.StatusCode.OK: "debug",
+    grpc.StatusCode.UNKNOWN: "error",
+    grpc.StatusCode.INTERNAL: "error",
+    grpc.StatusCode.UNAVAILABLE: "error",
+    grpc.StatusCode.DATA_LOSS: "error",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "warning",
+}
+
+
+class ShuttingDown(DatabaseUnavailable):
+    """The server is shutting down: for the caller an error, for the operator all in order."""
+
+
+class ToStatus(Protocol):
+    """Decides what a caller is told about an error: `errors.to_status`."""
+
+    def __call__(self, error: BaseException, *, trailers: tuple[tuple[str, str | bytes], ...]) -> grpc.Status:
+        """Returns the status, `trailers` among its trailing metadata."""
+        ...
+
+
+LogMethods = Mapping[grpc.StatusCode, tuple[str, Callable[..., Any]]]
+"""The name of each status code, and what logs a call that ends with it."""
+
+
+def log_methods() -> LogMethods:
+    """Returns what logs a call, at the level of its status code."""
+    # Bound now: the lazy logger looks itself up with each line, 1 µs also for those that are not written.
+    bound = log.bind()
+    return {code: (code.name, getattr(bound, LEVELS.get(code, "info"))) for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What all calls of one method share."""
+
+    rpc: str
+    to_status: ToStatus
+    calls: CallsInFlight
+    metrics: MethodMetrics
+    log_methods: LogMethods
+
+
+class ObservedCall:
+    """One call, from reaching the service to its end. A context manager made from a generator takes 1 µs longer."""
+
+    __slots__ = ("_context", "_request_id", "_started_at", "_with")
+
+    def __init__(self, surroundings: Surroundings, context: grpc.ServicerContext) -> None:
+        self._with = surroundings
+        self._context = context
+        self._request_id = _request_id(context)
+        self._started_at = time.perf_counter()
+
+    def __enter__(self) -> None:
+        self._context.set_trailing_metadata(((REQUEST_ID, self._request_id),))
+        # Not to be unbound: gRPC runs each call in a context of its own.
+        structlog.contextvars.bind_contextvars(request_id=self._request_id, rpc=self._with.rpc)
+        self._with.metrics.started.inc()
+        self._with.calls.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._end(grpc.StatusCode.OK)
+            elif isinstance(error, GeneratorExit) or self._has_no_caller(error):
+                self._end(grpc.StatusCode.CANCELLED)
+            else:  # what passes here, gRPC shows the client word for word
+                self._abort(error)
+        finally:
+            self._with.calls.__exit__(kind, error, traceback)
+
+    def _has_no_caller(self, error: BaseException) -> bool:
+        # What gRPC raises from a stream of requests whose caller is gone: nobody to answer.
+        return isinstance(error, grpc.RpcError) and not self._context.is_active()
+
+    def _abort(self, error: BaseException) -> None:
+        # Trailers go with the status: abort_with_status drops those that were set before.
+        status = self._with.to_status(error, trailers=((REQUEST_ID, self._request_id),))
+        in_order = isinstance(error, ShuttingDown)
+        self._end(status.code, in_order=in_order, reason=_reason(status), peer=self._context.peer())
+        self._context.abort_with_status(status)
+
+    def _end(self, code: grpc.StatusCode, *, in_order: bool = False, **fields: str | None) -> None:
+        duration_s = time.perf_counter() - self._started_at
+        self._with.metrics.handled(code, duration_s)
+        name, write = self._with.log_methods[code]
+        if in_order:
+            write = log.info
+        write("call", code=name, duration_ms=round(duration_s * 1_000, 2), **fields)
+
+
+def _request_id(context: grpc.ServicerContext) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID and isinstance(value, str) and _SANE_REQUEST_ID.fullmatch(value):
+            return value
+    return secrets.token_hex(16)
+
+
+def _reason(status: grpc.Status) -> str | None:
+    """Returns ErrorInfo.reason. The message stays out of the log: it may quote what the caller sent."""
+    for key, value in status.trailing_metadata or ():
+        if key == STATUS_DETAILS and isinstance(value, bytes):
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info):
+                    return str(info.reason)
+    return None
