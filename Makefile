@@ -17,7 +17,7 @@ $(BIN)/python:
 		|| { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Two stamps, so that `make serve` does not install what only developers need.
+# A stamp for each, so that `make serve` does not install what only developers need.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "Installing the service into $(VENV) (a minute, once) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[all]'
@@ -27,6 +27,11 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@echo "Installing the service and its development tools into $(VENV) (a minute, once) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+	@echo "Installing the service and what its benchmark needs into $(VENV) (a minute, once) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
 
 .PHONY: install
 install: $(VENV)/.installed ## Create .venv with the service and all extras
@@ -45,6 +50,14 @@ demo: $(VENV)/.installed ## Store a few hundred texts for several users and sear
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run all tests with coverage
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.installed-bench ## Measure against plain psycopg, small (under 5 minutes on 2 quiet cores)
+	$(BIN)/python -m benchmarks --mode quick $(ARGS)
+
+.PHONY: bench-full
+bench-full: $(VENV)/.installed-bench ## The same in full (about an hour); ARGS="--only NAME" or ARGS=--resume in steps
+	$(BIN)/python -m benchmarks --mode full $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style (ruff) and the contract (buf)
@@ -81,10 +94,12 @@ proto-check: $(PROTO_VENV)/.installed ## Fail when the committed stubs are stale
 .PHONY: docs
 docs: $(VENV)/.installed-dev ## Write the generated parts of the documentation
 	$(BIN)/python scripts/generate_docs.py
+	$(BIN)/python -m benchmarks.page
 
 .PHONY: docs-check
 docs-check: $(VENV)/.installed-dev ## Fail when the generated parts of the documentation are stale
 	$(BIN)/python scripts/generate_docs.py --check
+	$(BIN)/python -m benchmarks.page --check
 
 .PHONY: check
 check: lint types proto-check docs-check test ## Everything CI runs

@@ -1,0 +1,29 @@
+"""Measures the service against plain psycopg on the same machine, in the same run: `python -m benchmarks --help`.
+
+What runs, and what it may touch:
+
+    __main__          the command line: runs parts, each within its time, and keeps what they found
+    scale             how much of everything a quick, a full and a tiny run measure
+    clustered         synthetic embeddings: clustered, of low rank, with a decaying spectrum
+    cranfield         real sentences and questions, embedded by the local model
+    collection        the rows of a table: who owns them, their vectors and attributes, the questions held out
+    loading           stores a collection by COPY BINARY
+    tables            the tables that parts share
+    growing_table     a table that grows while its users stay as they are
+    instance          the embedded PostgreSQL of the run and its databases
+    ann_index         builds the indexes of large users
+    service_process   the service as a process of its own
+    question          one search as a caller asks it
+    floor             asks PostgreSQL directly, in process: what the service is measured against
+    client            asks the service through its stubs
+    callers           processes and threads that ask, and the clock they keep
+    stopwatch         times something done over and over in this process
+    recall_truth      the right answers, by brute force outside the database
+    comparison        alternating rounds of floor and service, and their ratios
+    targets           what is to be reached, and whether it was
+    time_limit        ends what takes too long
+    outcome           the file of results, to which parts are added one by one
+    report, plots     what a run leaves behind for people
+    page              writes the results of a full run into docs/performance.md
+    parts/            what is measured, one row of the table of targets each
+"""

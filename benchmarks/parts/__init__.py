@@ -1,0 +1,1 @@
+"""What is measured, one row of the table of targets each. `PARTS` says in which order."""
