@@ -48,7 +48,11 @@ demo: $(VENV)/.installed ## Store a few hundred texts for several users and sear
 	$(BIN)/python examples/demo.py
 
 .PHONY: test
-test: $(VENV)/.installed-dev ## Run all tests with coverage
+test: $(VENV)/.installed-dev ## Run all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+.PHONY: coverage
+coverage: $(VENV)/.installed-dev ## Run all tests and demand coverage (half as long again)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
 
 .PHONY: bench

@@ -17,11 +17,15 @@ class AnnIndex:
     name: str
     method: str
     """hnsw or ivfflat."""
+    lists: int
+    """Of ivfflat; 0 of hnsw."""
 
 
 # Housekeeping, across users. An index that is being built, or whose build broke off, is not valid.
 VALID = """/* ann_registry.valid */
-SELECT a.user_id, a.index_name, am.amname
+SELECT a.user_id, a.index_name, am.amname, coalesce(
+    (SELECT option_value::int FROM pg_options_to_table(c.reloptions) WHERE option_name = 'lists'), 0
+)
 FROM ann_indexes a
 JOIN pg_class c ON c.oid = to_regclass(quote_ident(a.index_name))
 JOIN pg_index i ON i.indexrelid = c.oid
@@ -67,7 +71,7 @@ class AnnRegistry:
 
 
 def _valid(conn: Connection) -> dict[str, AnnIndex]:
-    return {user_id: AnnIndex(name, method) for user_id, name, method in conn.query(VALID, {}).fetchall()}
+    return {user_id: AnnIndex(*columns) for user_id, *columns in conn.query(VALID, {}).fetchall()}
 
 
 def want(conn: Connection, user_id: str, index_name: str, *, now: datetime) -> None:

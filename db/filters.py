@@ -31,6 +31,11 @@ class Filter:
         """Whether the filter needs the row: everything else stands in the covering index."""
         return self.metadata_contains is not None or self.where is not None
 
+    @property
+    def restricts(self) -> bool:
+        """Whether live memories may fail to pass."""
+        return any(getattr(self, field.name) is not None for field in fields(self) if field.name != "show_deleted")
+
     def compiled(self) -> "CompiledFilter":
         """Returns the filter as SQL. Filters of one shape make the same text, and so share a plan."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -12,6 +12,8 @@ from uuid import UUID
 from psycopg.sql import SQL
 
 from db.ann_catalog import GLOBAL_NAME
+from db.ann_registry import AnnIndex
+from db.ann_walk import set_depth
 from db.connection import Connection
 from db.errors import ReplyTooLarge
 from db.memory import COLUMNS, View, from_row
@@ -68,8 +70,10 @@ def search_all_users(conn: Connection, nearest: NearestOfAll, tuning: SearchTuni
 
 
 # An index that is being built, or whose build broke off, is not valid.
-METHOD = """/* global_search.method */
-SELECT am.amname
+INDEX = """/* global_search.index */
+SELECT c.relname, am.amname, coalesce(
+    (SELECT option_value::int FROM pg_options_to_table(c.reloptions) WHERE option_name = 'lists'), 0
+)
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_am am ON am.oid = c.relam
@@ -88,17 +92,11 @@ LIMIT %(limit)s
 
 def _walk(conn: Connection, nearest: NearestOfAll, tuning: SearchTuning) -> list[_Key]:
     """Walks the index; returns nothing where there is none, and too little where it is full of deleted memories."""
-    row = conn.query(METHOD, {"name": GLOBAL_NAME}).fetchone()
+    row = conn.query(INDEX, {"name": GLOBAL_NAME}).fetchone()
     if row is None:
         return []
-    depth = nearest.ef_search or tuning.ef(nearest.limit)
     with conn.pipeline(), conn.transaction():
-        if row[0] == "hnsw":
-            conn.execute(SQL("SET LOCAL hnsw.ef_search = {}").format(depth))
-            conn.execute("SET LOCAL hnsw.iterative_scan = relaxed_order")
-        else:
-            conn.execute(SQL("SET LOCAL ivfflat.probes = {}").format(max(1, depth // 10)))
-            conn.execute("SET LOCAL ivfflat.iterative_scan = relaxed_order")
+        set_depth(conn, AnnIndex(*row), tuning, limit=nearest.limit, ef_search=nearest.ef_search)
         rows = conn.query(WALK, _parameters(nearest)).fetchall()
     # Relaxed order is nearly the order of distance.
     return sorted((_Key(*row) for row in rows), key=lambda key: (key.distance, key.user_id, key.id))

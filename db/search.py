@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from psycopg.sql import SQL
-
 from db import search_statements
 from db.ann_registry import AnnIndex
+from db.ann_walk import set_depth
 from db.connection import Connection, Statement
 from db.errors import ReplyTooLarge
 from db.filters import Filter
 from db.memory import Memory, View, from_row
 from db.search_plan import (
     FILTERED_PICKS,
+    FILTERED_WALK,
     MAX_CANDIDATES,
     Coarse,
     Plan,
@@ -104,7 +104,7 @@ def search(conn: Connection, user_id: str, nearest: Nearest, means: Means) -> An
     run = _Run(conn, user_id, nearest)
     if means.ann is not None and _ann_serves(nearest):
         found = run.ann(means.ann, means.tuning)
-        if found.compared == nearest.limit:
+        if found.compared >= nearest.limit:
             return _answer(found, nearest, Plan.ANN)
     if not _index_serves(nearest, means.coarse):
         return run.table()
@@ -191,18 +191,14 @@ class _Run:
 
     def ann(self, index: AnnIndex, tuning: SearchTuning) -> _Found:
         """Walks the approximate index; the settings hold for this transaction only."""
-        depth = self._nearest.ef_search or tuning.ef(self._nearest.limit)
+        nearest = self._nearest
+        walk = nearest.limit * FILTERED_WALK if nearest.filter.restricts else nearest.limit
         started_at, database_s = time.perf_counter(), self._conn.database_s
         with self._conn.pipeline(), self._conn.transaction():
             # A generic plan takes the limit for a tenth of the table, which an index seems too slow for.
             self._conn.execute("SET LOCAL plan_cache_mode = force_custom_plan")
-            if index.method == "hnsw":
-                self._conn.execute(SQL("SET LOCAL hnsw.ef_search = {}").format(depth))
-                self._conn.execute("SET LOCAL hnsw.iterative_scan = relaxed_order")
-            else:
-                self._conn.execute(SQL("SET LOCAL ivfflat.probes = {}").format(max(1, depth // 10)))
-                self._conn.execute("SET LOCAL ivfflat.iterative_scan = relaxed_order")
-            found = self._query(search_statements.ann(self._shape, self._user_id))
+            set_depth(self._conn, index, tuning, limit=nearest.limit, ef_search=nearest.ef_search)
+            found = self._query(search_statements.ann(self._shape, self._user_id), walk=walk)
         # In a pipeline `query` returns, and stops its clock, before the statement has run.
         self._conn.database_s = database_s + time.perf_counter() - started_at
         return found

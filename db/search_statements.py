@@ -112,8 +112,8 @@ WITH picked AS MATERIALIZED (
     + RESULTS
 )
 
-# The user's own partial index, whose predicate the planner recognizes in the literal user_id. Relaxed order finds more
-# than strict order, which drops what comes late; the results are sorted again.
+# The user's own partial index, whose predicate the planner recognizes in the literal user_id. What it finds it hands
+# over nearly in the order of distance; the results are sorted again.
 ANN = SQL(
     """/* search.ann */
 WITH walked AS MATERIALIZED (
@@ -121,9 +121,9 @@ WITH walked AS MATERIALIZED (
     FROM memory_entries
     WHERE {conditions}
     ORDER BY embedding <=> %(unit)s
-    LIMIT %(limit)s
+    LIMIT %(walk)s
 ), nearest AS (
-    SELECT * FROM walked ORDER BY distance + 0, id
+    SELECT * FROM walked ORDER BY distance + 0, id LIMIT %(limit)s
 """
     + RESULTS
 )

@@ -162,7 +162,11 @@ class Settings(BaseSettings):
         0, ge=0, le=32_768, description="Lists of an IVFFlat index. 0: one for every 1,000 memories."
     )
     ef_search: int = Field(
-        100, ge=1, le=1_000, description="How far a search looks in an ANN index, unless the call says otherwise."
+        64,
+        ge=1,
+        le=1_000,
+        description="How far a search looks in an ANN index, unless the call says otherwise. In an IVFFlat index it "
+        "reads this many of every 160 lists.",
     )
     candidates_factor: int = Field(
         20,

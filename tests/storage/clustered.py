@@ -106,6 +106,8 @@ class Searcher:
     """Live memories by the number that is their id."""
     method: str | None = "hnsw"
     """Of the approximate index that searches know of, None for none."""
+    lists: int = 10
+    """Of an IVFFlat index."""
     ef_search: int = 100
 
     def answer(self, query: Vectors, filter_: Filter | None = None) -> Answer:
@@ -119,7 +121,7 @@ class Searcher:
         )
         means = Means(
             coarse=Coarse.EMBEDDING,
-            ann=None if self.method is None else AnnIndex(name_of(self.user_id), self.method),
+            ann=None if self.method is None else AnnIndex(name_of(self.user_id), self.method, self.lists),
             user_rows=len(self.vectors),
             tuning=SearchTuning(),
         )

@@ -63,7 +63,7 @@ def test_the_registry_knows_an_index_once_it_is_ready(url: str, pool: Database) 
     with AnnSession(url) as session:
         ann_indexes.create(session, blueprint("owner"))
     registry.refresh()
-    assert registry.of("owner") == AnnIndex(name_of("owner"), "hnsw")
+    assert registry.of("owner") == AnnIndex(name_of("owner"), "hnsw", 0)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DELETE FROM ann_indexes")
     demand.counted("owner", 300)

@@ -19,11 +19,11 @@ from db.ann_session import AnnSession
 from db.filters import Filter
 from db.memory import View
 from db.pool import Database, PoolOptions
-from db.search_plan import Plan
+from db.search_plan import FILTERED_WALK, Plan
 from db.search_statements import Metric, shape_of
 from tests.fix_database import Databases, NewDatabase
 from tests.storage import clustered
-from tests.storage.clustered import DIMENSIONS, Searcher, blueprint, indexes_of, numbered
+from tests.storage.clustered import DIMENSIONS, LIMIT, Searcher, blueprint, indexes_of, numbered
 from tests.storage.concurrency import wait_for
 from tests.storage.conftest import OpenDatabase
 
@@ -83,6 +83,7 @@ def indexes_used(url: str, user_id: str, *, sorting: str = "on") -> set[str]:
         "norm": 1.0,
         "exclude": None,
         "limit": 10,
+        "walk": 10,
         "min_score": None,
         "max_text_bytes": 2**40,
     }
@@ -137,6 +138,13 @@ def test_it_finds_what_an_exact_search_finds(searcher: Searcher) -> None:
 )
 def test_filters_hide_nothing(searcher: Searcher, filter_: Filter, kept: Any) -> None:
     assert searcher.recall(QUERIES, filter_, kept) >= 0.98
+
+
+def test_a_filter_that_lets_enough_through_is_judged_on_the_way(searcher: Searcher) -> None:
+    answer = searcher.answer(QUERIES[0], Filter(min_importance=10))
+    assert answer.plan is Plan.ANN
+    # More than the results were compared: what an index hands over past a filter is only nearly in order.
+    assert answer.considered == FILTERED_WALK * LIMIT
 
 
 def test_memories_stored_during_a_build_are_found(new_database: NewDatabase, open_database: OpenDatabase) -> None:

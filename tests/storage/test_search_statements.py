@@ -126,7 +126,7 @@ def test_any_user_can_have_an_approximate_index(database: Database, user_id: str
         store(database, user, memory)
     nearest = Nearest(embedding=unit(), metric=Metric.COSINE, limit=1, filter=Filter(), exclude=uuid4())
     means = Means(
-        coarse=Coarse.EMBEDDING, ann=AnnIndex("any", "hnsw"), user_rows=None, tuning=SearchTuning(ef_search=40)
+        coarse=Coarse.EMBEDDING, ann=AnnIndex("any", "hnsw", 0), user_rows=None, tuning=SearchTuning(ef_search=40)
     )
     answer = database.read(database.call(), lambda conn: search(conn, owner, nearest, means))
     assert answer.plan is Plan.ANN

@@ -244,7 +244,7 @@ def test_only_what_scores_enough_has_to_fit_the_reply(by_signs: Ranked) -> None:
 @pytest.mark.parametrize("method", ["hnsw", "ivfflat"])
 def test_a_walk_that_finds_too_few_is_followed_by_a_plan_that_does_not(by_signs: Ranked, method: str) -> None:
     # Without its index the walk is a sorted scan: found is all there is, and still fewer than asked for.
-    index = AnnIndex("dropped_meanwhile", method)
+    index = AnnIndex("dropped_meanwhile", method, 10)
     answer, statements = by_signs.find(rows=LARGE, ann=index, filter=ONE_IN_TEN)
     assert (answer.plan, statements[-1]) == (Plan.ANN, "search.ann")
     assert by_signs.ranks(answer) == list(range(0, 100, 10))
@@ -257,13 +257,13 @@ def test_a_walk_that_finds_too_few_is_followed_by_a_plan_that_does_not(by_signs:
     "wanted", [{"exact": True}, {"metric": Metric.L2}, {"filter": Filter(show_deleted=True)}], ids=str
 )
 def test_what_an_approximate_index_cannot_answer_is_not_asked_of_it(by_signs: Ranked, wanted: dict[str, Any]) -> None:
-    answer, statements = by_signs.find(rows=LARGE, ann=AnnIndex("any", "hnsw"), **wanted)
+    answer, statements = by_signs.find(rows=LARGE, ann=AnnIndex("any", "hnsw", 0), **wanted)
     assert (answer.plan, statements) == (Plan.EXACT, ["search.table"])
 
 
 def test_time_in_a_walk_counts_as_the_databases(by_signs: Ranked, activity_of: Callable[[str], Activity]) -> None:
     nearest = Nearest(embedding=normalize(by_signs.query), metric=Metric.COSINE, limit=10, filter=Filter())
-    means = Means(coarse=coarse_of(768), ann=AnnIndex("any", "hnsw"), user_rows=LARGE, tuning=SearchTuning())
+    means = Means(coarse=coarse_of(768), ann=AnnIndex("any", "hnsw", 0), user_rows=LARGE, tuning=SearchTuning())
     call = by_signs.database.call()
 
     def walk() -> Answer:

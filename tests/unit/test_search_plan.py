@@ -104,3 +104,15 @@ def test_picks_grow_with_what_did_not_pass(enough: int, picked: int, share: floa
     # At the same rate, and with some to spare, enough of them pass.
     assert picks * passed >= enough * picked or passed == 0
     assert picks <= picks_for(enough, picked=picked, passed=max(0, passed - 1))
+
+
+@pytest.mark.parametrize(
+    ("lists", "ef_search", "probes"),
+    [(100, None, 40), (100, 80, 50), (1_000, 16, 100), (10, 1, 1), (10, 1_000, 10), (1, None, 1)],
+)
+def test_a_share_of_an_ivfflat_indexs_lists_is_read(lists: int, ef_search: int | None, probes: int) -> None:
+    assert SearchTuning().probes(lists, ef_search) == probes
+
+
+def test_more_lists_are_read_when_recall_was_too_low() -> None:
+    assert SearchTuning(widening=2).probes(1_000, None) == 2 * SearchTuning().probes(1_000, None)
