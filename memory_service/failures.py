@@ -17,20 +17,33 @@ MISUSED = 2
 CUT_OFF = 3
 """A server stopped as asked, but not all calls could end."""
 INTERRUPTED = 130
+UNREAD = 141
+"""Whoever read the output has left; the status of a program that SIGPIPE ended."""
 
 
 def exit_status_of(command: Callable[[], int]) -> int:
     """Runs a command and returns its exit status, having told standard error why it failed."""
     try:
-        return command()
+        status = command()
+        sys.stdout.flush()  # here, where a failure is understood, not while the interpreter ends
     except ConfigurationError as error:
         complain(f"the configuration is not usable:\n{_indented(str(error))}")
         return MISUSED
     except (AddressError, DatabaseError, EmbeddingError, TransferError) as error:
         complain(str(error))
         return FAILED
+    except BrokenPipeError:
+        _forget_output()
+        return UNREAD
     except KeyboardInterrupt:
         return INTERRUPTED
+    return status
+
+
+def _forget_output() -> None:
+    # What is still buffered would fail again when the interpreter ends.
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - not a path of ours
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def complain(message: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 from db import migrate
 from memory_service import __version__
 from memory_service.__main__ import main
+from memory_service.failures import UNREAD
 from tests.fix_database import DIMENSIONS, MODEL, NewDatabase
 from tests.fix_server import COMMAND, DEFAULTS, StartServer, environment
 
@@ -76,6 +77,17 @@ def test_version_names_what_it_is_made_of(capsys: pytest.CaptureFixture[str]) ->
     assert versions.splitlines()[0] == f"memory-service {__version__}"
     for package in ("Python", "grpcio", "protobuf", "psycopg", "libpq"):
         assert re.search(rf"^{package} \d", versions, re.MULTILINE)
+
+
+def test_output_that_nobody_reads_is_no_defect() -> None:
+    with subprocess.Popen(
+        [*COMMAND, "version"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == UNREAD
 
 
 @pytest.mark.parametrize("command", ["serve", "migrate", "check"])
