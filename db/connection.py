@@ -36,6 +36,7 @@ class Connection(psycopg.Connection[TupleRow]):
     """Seconds spent in statements since a call took the connection."""
     call: Call | None = None
     """Whose statements run; none follows once it was cancelled or its deadline has passed."""
+    _kept_cursor: Cursor[TupleRow] | None = None
 
     def query(self, statement: Statement, parameters: Mapping[str, Any]) -> Cursor[TupleRow]:
         """Runs one statement, which begins with its name: /* area.name */.
@@ -49,6 +50,21 @@ class Connection(psycopg.Connection[TupleRow]):
         started_at = time.perf_counter()
         try:
             return cursor.execute(statement, parameters)
+        finally:
+            self._finished(statement, time.perf_counter() - started_at)
+
+    def rows(self, statement: Statement, parameters: Mapping[str, Any]) -> list[TupleRow]:
+        """Returns the rows of a statement that is run again and again; raises what `query` does.
+
+        Its cursor is kept: where the next statement is the same object, psycopg goes on with the dumpers and loaders
+        that it has looked up, a quarter of the 150 µs that it takes for ten memories.
+        """
+        self._require_call_goes_on()
+        if self._kept_cursor is None:
+            self._kept_cursor = self.cursor(binary=True)
+        started_at = time.perf_counter()
+        try:
+            return self._kept_cursor.execute(statement, parameters).fetchall()
         finally:
             self._finished(statement, time.perf_counter() - started_at)
 
@@ -114,4 +130,6 @@ _JSON = json.JSONDecoder(parse_int=_number)
 
 
 def _read_json(data: str | bytes) -> Any:
-    return _JSON.decode(data if isinstance(data, str) else data.decode())
+    # PostgreSQL writes no white space around it, for which `decode` would look.
+    value, _ = _JSON.raw_decode(data if isinstance(data, str) else data.decode())
+    return value

@@ -204,7 +204,7 @@ class _Run:
         return found
 
     def _query(self, statement: Statement, **more: int) -> _Found:
-        rows = self._conn.query(statement, self._parameters | more).fetchall()
+        rows = self._conn.rows(statement, self._parameters | more)
         picked, compared, first_id, _, text_bytes, entry_id, *_ = rows[0]
         if first_id is None:
             return _Found(picked, compared, [])

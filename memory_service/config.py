@@ -203,7 +203,7 @@ class Settings(BaseSettings):
         300.0, gt=0, le=86_400, description="Seconds between purges of expired deletions and request ids."
     )
     access_flush_interval_s: float = Field(
-        0.5, gt=0, le=60, description="Seconds that recorded accesses are gathered before they are written."
+        1.0, gt=0, le=60, description="Seconds that recorded accesses are gathered before they are written."
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")

@@ -3,8 +3,8 @@
 All of it takes 7 µs of a call that succeeds, 2 of them for the metrics.
 """
 
+import random
 import re
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -128,7 +128,8 @@ def _request_id(context: grpc.ServicerContext) -> str:
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID and isinstance(value, str) and _SANE_REQUEST_ID.fullmatch(value):
             return value
-    return secrets.token_hex(16)
+    # Names a call, guards nothing. `secrets` asks the kernel, and lets go of the interpreter meanwhile.
+    return f"{random.getrandbits(128):032x}"
 
 
 def _reason(status: grpc.Status) -> str | None:

@@ -159,7 +159,7 @@ def test_a_user_who_has_grown_since_counted_is_counted_again(stub: MemoryService
     # Time for the count of 0 to arrive; where it does not, there is nothing to correct.
     time.sleep(0.1)
     insert_all(stub, user_id, [new_memory(embedding=f16(query))] * 100)
-    eventually(lambda: search(stub, query, user_id=user_id).candidates_considered == 64)
+    eventually(lambda: search(stub, query, user_id=user_id).candidates_considered == 40)
 
 
 def test_timing_adds_up(stub: MemoryServiceStub, vectors: Any) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -208,20 +209,21 @@ def test_page_without_a_section_is_noticed(sample: Any) -> None:
 @pytest.mark.slow
 def test_a_part_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Runs the part that needs the least: fresh databases, both sides, a ratio."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--mode", "tiny", "--only", "mixed", "--out", str(tmp_path / "out")],
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    # Not within pytest's own folder: when another pytest starts, it takes away other accounts' way through that.
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks", "--mode", "tiny", "--only", "mixed", "--out", str(tmp_path / "out")],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        left = [path.name for path in Path(folder).iterdir() if path.name.startswith("memory-service-benchmark")]
     assert done.returncode == 0, done.stderr
+    assert left == []
     data = json.loads((tmp_path / "out" / "tiny.json").read_text())
     assert data["parts"]["mixed"]["figures"]["calls"] == TINY.mixed_calls
     assert (tmp_path / "out" / "tiny.md").is_file()
     assert (tmp_path / "out" / "tiny-memory-against-calls.png").is_file()
-    assert [path for path in folder.iterdir() if path.name.startswith("memory-service-benchmark")] == []

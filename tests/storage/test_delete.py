@@ -78,7 +78,7 @@ def test_what_cannot_be_restored(database: Database, user_id: str) -> None:
 @pytest.mark.parametrize("softly_first", [False, True])
 def test_hard_deletion_erases_everything(database: Database, user_id: str, *, softly_first: bool) -> None:
     memory_id, other_id = stored(database, user_id), stored(database, user_id)
-    accesses = [((user_id, memory_id), Accesses(1, NOW))]
+    accesses = [((user_id, memory_id.int), Accesses(1, NOW))]
     database.write(database.call(), lambda conn: write_accesses(conn, accesses))
     if softly_first:
         soft_delete(database, user_id, memory_id)

@@ -34,7 +34,7 @@ def test_deleted_memory_can_be_read(database: Database, user_id: str) -> None:
 
 def test_accesses_are_read_with_the_memory(database: Database, user_id: str) -> None:
     memory_id = stored(database, user_id)
-    accesses = [((user_id, memory_id), Accesses(3, LATER))]
+    accesses = [((user_id, memory_id.int), Accesses(3, LATER))]
     database.write(database.call(), lambda conn: write_accesses(conn, accesses))
     for view in View:
         found = read(database, user_id, memory_id, view=view)

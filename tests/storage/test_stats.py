@@ -64,7 +64,7 @@ def test_stats_are_the_counts(database: Database, holding: list[Row], limit: int
         store(database, owner, *[row.memory for row in mine])
         for number, row in enumerate(mine):
             count = (seed + number) % 4
-            noted = [((owner, row.memory.id), Accesses(count, NOW))]
+            noted = [((owner, row.memory.id.int), Accesses(count, NOW))]
             database.write(database.call(), lambda conn, noted=noted: write_accesses(conn, noted))  # type: ignore[misc]
             accesses[owner] += 0 if row.deleted else count
             if row.deleted:
@@ -113,7 +113,7 @@ def breakdown(mine: list[Row]) -> list[ConversationStats]:
 def test_erased_memories_do_not_count(database: Database, user_id: str) -> None:
     stored(database, user_id, content="kept")
     erased = stored(database, user_id, created_at=NOW + timedelta(days=1), conversation_id="c")
-    noted = [((user_id, erased), Accesses(9, NOW))]
+    noted = [((user_id, erased.int), Accesses(9, NOW))]
     database.write(database.call(), lambda conn: write_accesses(conn, noted))
     hard_delete(database, user_id, erased)
     assert stats_of(database, user_id) == UserStats(

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from db.search_plan import (
     MAX_CANDIDATES,
     MAX_INDEXED_DIMENSIONS,
-    MIN_CANDIDATES,
     ROWS_PER_LOOKUP,
     SCANNED_ROWS,
     SIGNS_FROM_DIMENSIONS,
+    TINY_CANDIDATES,
     Coarse,
     SearchTuning,
     candidates_for,
@@ -34,7 +34,7 @@ def test_what_the_covering_index_holds() -> None:
 @given(limit=limits, rows=sizes, tuning=tunings)
 def test_candidates_suffice_for_the_results_and_stay_bounded(limit: int, rows: int, tuning: SearchTuning) -> None:
     candidates = candidates_for(limit, rows, tuning)
-    assert max(limit, MIN_CANDIDATES) <= candidates <= MAX_CANDIDATES
+    assert max(limit, TINY_CANDIDATES) <= candidates <= MAX_CANDIDATES
 
 
 @given(limit=limits, rows=sizes, more=sizes, tuning=tunings)
@@ -45,7 +45,14 @@ def test_more_competitors_mean_more_candidates(limit: int, rows: int, more: int,
 
 @pytest.mark.parametrize(
     ("limit", "rows", "widening", "expected"),
-    [(10, 250, 1, 64), (100, 1_000, 1, 500), (10, 1_001, 1, 200), (10, 10_001, 1, 400), (10, 10_001, 2, 800)],
+    [
+        (10, 100, 1, 40),
+        (10, 101, 1, 64),
+        (100, 1_000, 1, 500),
+        (10, 1_001, 1, 200),
+        (10, 10_001, 1, 400),
+        (10, 10_001, 2, 800),
+    ],
 )
 def test_candidates_by_size(limit: int, rows: int, widening: int, expected: int) -> None:
     assert candidates_for(limit, rows, SearchTuning(widening=widening)) == expected
