@@ -49,11 +49,11 @@ demo: $(VENV)/.installed ## Store a few hundred texts for several users and sear
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: coverage
 coverage: $(VENV)/.installed-dev ## Run all tests and demand coverage (half as long again)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report=term $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.installed-bench ## Measure against plain psycopg, small (under 5 minutes on 2 quiet cores)
@@ -62,6 +62,10 @@ bench: $(VENV)/.installed-bench ## Measure against plain psycopg, small (under 5
 .PHONY: bench-full
 bench-full: $(VENV)/.installed-bench ## The same in full (about an hour); ARGS="--only NAME" or ARGS=--resume in steps
 	$(BIN)/python -m benchmarks --mode full $(ARGS)
+
+.PHONY: eval
+eval: $(VENV)/.installed-bench ## Measure how well searches find what is asked for (ARGS="--only NAME")
+	$(BIN)/python -m evaluation $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style (ruff) and the contract (buf)
@@ -99,11 +103,13 @@ proto-check: $(PROTO_VENV)/.installed ## Fail when the committed stubs are stale
 docs: $(VENV)/.installed-dev ## Write the generated parts of the documentation
 	$(BIN)/python scripts/generate_docs.py
 	$(BIN)/python -m benchmarks.page
+	$(BIN)/python -m evaluation.page
 
 .PHONY: docs-check
 docs-check: $(VENV)/.installed-dev ## Fail when the generated parts of the documentation are stale
 	$(BIN)/python scripts/generate_docs.py --check
 	$(BIN)/python -m benchmarks.page --check
+	$(BIN)/python -m evaluation.page --check
 
 .PHONY: check
 check: lint types proto-check docs-check test ## Everything CI runs

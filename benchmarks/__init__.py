@@ -25,5 +25,6 @@ What runs, and what it may touch:
     outcome           the file of results, to which parts are added one by one
     report, plots     what a run leaves behind for people
     page              writes the results of a full run into docs/performance.md
+    generated_sections   keeps what stands between markers on a page
     parts/            what is measured, one row of the table of targets each
 """

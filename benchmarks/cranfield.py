@@ -39,7 +39,7 @@ def folder() -> Path | None:
 
 def read(place: Path) -> RealText:
     """Reads and embeds the collection."""
-    sentences = _sentences((place / "cran.all.1400").read_text())
+    sentences = read_sentences(place)
     questions = [_flat(text) for text in _bodies((place / "cran.qry").read_text())]
     embedder = LocalEmbedder()
     return RealText(
@@ -47,6 +47,11 @@ def read(place: Path) -> RealText:
         unit(embedder.embed(sentences, timeout_s=EMBED_LIMIT_S)),
         unit(embedder.embed(questions, timeout_s=EMBED_LIMIT_S)),
     )
+
+
+def read_sentences(place: Path) -> list[str]:
+    """Returns the distinct sentences of the collection."""
+    return _sentences((place / "cran.all.1400").read_text())
 
 
 def expanded(vectors: Vectors, count: int, *, seed: int) -> Vectors:

@@ -32,13 +32,13 @@ class Instance:
         self._postgres.close()
         shutil.rmtree(self._folder)
 
-    def create(self, name: str, *, dimensions: int) -> str:
+    def create(self, name: str, *, dimensions: int, model: str = MODEL) -> str:
         """Makes a migrated database, in place of one of that name, and returns its URL."""
         with self._connect() as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         url = self._postgres.database_url(name)
-        migrate.upgrade(url, EmbeddingSpace(MODEL, dimensions))
+        migrate.upgrade(url, EmbeddingSpace(model, dimensions))
         return url
 
     def drop(self, name: str) -> None:

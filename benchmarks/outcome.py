@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.part import PartResult
-from benchmarks.scale import Scale
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 DIGITS = 5
 """Significant ones; a measurement has fewer."""
@@ -43,8 +45,15 @@ class Circumstances:
 class Outcome:
     """What is known about a scale."""
 
-    def __init__(self, path: Path, scale: Scale, *, machine: Mapping[str, object], postgres: Mapping[str, str]) -> None:
-        """Continues the file at `path` if it is about the same machine and sizes."""
+    def __init__(
+        self,
+        path: Path,
+        scale: "DataclassInstance",
+        *,
+        machine: Mapping[str, object],
+        postgres: Mapping[str, str],
+    ) -> None:
+        """Continues the file at `path` if it is about the same machine and sizes; `scale` holds the sizes."""
         self.path = path
         fresh = rounded({"scale": asdict(scale), "machine": dict(machine), "postgres": dict(postgres), "parts": {}})
         known = read(path)

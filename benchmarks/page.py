@@ -1,11 +1,9 @@
 """Writes the results of the last full run into docs/performance.md, or with --check tells whether it is stale."""
 
-import argparse
-import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.generated_sections import filled, write_or_check
 from benchmarks.outcome import Json, read
 from benchmarks.report import circumstances, number, table, target_table, targets
 
@@ -24,15 +22,8 @@ def fill(text: str, data: Json | None) -> str:
     Raises:
         ValueError: When a section's markers are missing.
     """
-    for name, section in SECTIONS.items():
-        lines = _absent() if data is None else section(data)
-        inner = "\n" + "".join(f"{line}\n" for line in lines) + "\n"
-        begin, end = f"<!-- {name}: made by `make docs` -->\n", f"<!-- end of {name} -->"
-        between = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
-        text, count = between.subn(inner.replace("\\", r"\\"), text)
-        if count != 1:
-            raise ValueError(f"the markers of the section {name!r} are there {count} times")
-    return text
+    lines = {name: _absent() if data is None else section(data) for name, section in SECTIONS.items()}
+    return filled(text, lines)
 
 
 def _absent() -> list[str]:
@@ -196,18 +187,5 @@ def _picture(data: Json, name: str, title: str) -> list[str]:
     return [f"![{title}](../benchmarks/results/{data['scale']['name']}-{name}.png)"]
 
 
-def main() -> None:
-    """Parses the command line and writes or checks."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when the page is stale")
-    check = parser.parse_args().check
-    text = PAGE.read_text(encoding="utf-8")
-    fresh = fill(text, read(DATA))
-    if check and fresh != text:
-        sys.exit("docs/performance.md is stale; run `make docs` and commit the result")
-    if not check:
-        PAGE.write_text(fresh, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, lambda text: fill(text, read(DATA)), about=__doc__ or "")

@@ -40,7 +40,7 @@ def _recall_against_latency(figures: Json) -> Figure | None:
         )
     if not sweeps:
         return None
-    figure, axes = _figure(1)
+    figure, axes = side_by_side(1)
     for label, knob, points in sweeps:
         in_order = sorted(points, key=lambda point: point[knob])
         [ax] = axes
@@ -53,7 +53,7 @@ def _recall_against_latency(figures: Json) -> Figure | None:
                 textcoords="offset points",
                 fontsize=7,
             )
-    _label(axes[0], "p50 of a search through gRPC, ms", "recall@10", "Recall against latency")
+    name_axes(axes[0], "p50 of a search through gRPC, ms", "recall@10", "Recall against latency")
     return figure
 
 
@@ -68,21 +68,21 @@ def _latency_against_size(figures: Json) -> Figure | None:
     ]
     if not panels:
         return None
-    figure, axes = _figure(len(panels))
+    figure, axes = side_by_side(len(panels))
     for ax, (points, x, title) in zip(axes, panels, strict=True):
         sizes = [point[x] for point in points]
         searches = [point.get("search", point) for point in points]
-        _line(ax, sizes, [s["floor"]["p50_ms"] for s in searches], FLOOR_COLOUR, "search, psycopg in process, exact")
-        _line(ax, sizes, [s["service"]["p50_ms"] for s in searches], SERVICE_COLOUR, "search through the service")
+        line(ax, sizes, [s["floor"]["p50_ms"] for s in searches], FLOOR_COLOUR, "search, psycopg in process, exact")
+        line(ax, sizes, [s["service"]["p50_ms"] for s in searches], SERVICE_COLOUR, "search through the service")
         if "insert" in points[0]:
             inserts = [point["insert"]["service"]["p50_ms"] for point in points]
-            _line(ax, sizes, inserts, OTHER_COLOUR, "insert through the service")
+            line(ax, sizes, inserts, OTHER_COLOUR, "insert through the service")
         ax.set_xscale("log")
         ax.set_yscale("log")
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter("{x:,g}")
             axis.set_minor_formatter(NullFormatter())
-        _label(ax, "memories", "p50, ms", title)
+        name_axes(ax, "memories", "p50, ms", title)
     return figure
 
 
@@ -90,23 +90,26 @@ def _memory_against_calls(figures: Json) -> Figure | None:
     if "mixed" not in figures:
         return None
     samples = figures["mixed"]["resident_bytes"]
-    figure, [ax] = _figure(1)
-    _line(ax, [s["calls"] for s in samples], [s["bytes"] / 2**20 for s in samples], SERVICE_COLOUR, "server process")
+    figure, [ax] = side_by_side(1)
+    line(ax, [s["calls"] for s in samples], [s["bytes"] / 2**20 for s in samples], SERVICE_COLOUR, "server process")
     ax.set_ylim(bottom=0)
-    _label(ax, "mixed calls", "resident memory, MiB", "Memory against calls")
+    name_axes(ax, "mixed calls", "resident memory, MiB", "Memory against calls")
     return figure
 
 
-def _figure(panels: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(6.5 * panels, 4.5), layout="constrained")
-    return figure, [figure.add_subplot(1, panels, 1 + panel) for panel in range(panels)]
+def side_by_side(count: int) -> tuple[Figure, list[Axes]]:
+    """Returns a figure of `count` panels and their axes."""
+    figure = Figure(figsize=(6.5 * count, 4.5), layout="constrained")
+    return figure, [figure.add_subplot(1, count, 1 + panel) for panel in range(count)]
 
 
-def _line(ax: Axes, xs: Sequence[float], ys: Sequence[float], colour: str, label: str) -> None:
+def line(ax: Axes, xs: Sequence[float], ys: Sequence[float], colour: str, label: str) -> None:
+    """Draws one series."""
     ax.plot(xs, ys, marker=".", color=colour, label=label)
 
 
-def _label(ax: Axes, x: str, y: str, title: str) -> None:
+def name_axes(ax: Axes, x: str, y: str, title: str) -> None:
+    """Names the axes and the panel, and shows grid and legend."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.set_title(title)

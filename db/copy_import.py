@@ -14,7 +14,7 @@ from db.vectors import Embedding
 COPY = """/* copy_import.rows */
 COPY memory_entries (
     user_id, id, conversation_id, content, summary, metadata, embedding, embedding_norm, embedding_model,
-    importance, version, created_at, updated_at)
+    importance, version, created_at, updated_at, language)
 FROM STDIN (FORMAT BINARY)
 """
 
@@ -22,7 +22,7 @@ FROM STDIN (FORMAT BINARY)
 TYPES = (
     *("text", "uuid", "text", "text", "text", "jsonb"),
     "bytea",  # halfvec, which `halfvecs` has encoded: bytea sends bytes as they are
-    *("float8", "text", "int2", "int8", "timestamptz", "timestamptz"),
+    *("float8", "text", "int2", "int8", "timestamptz", "timestamptz", "text"),
 )
 
 
@@ -36,8 +36,8 @@ def copy(conn: Connection, user_id: str, memories: Sequence[NewMemory], *, now: 
 
 
 def _rows(user_id: str, memories: Sequence[NewMemory], now: datetime) -> Iterator[tuple[Any, ...]]:
-    encoded = halfvecs([memory.embedding for memory in memories])
-    for memory, halfvec in zip(memories, encoded, strict=True):
+    encoded = halfvecs([memory.embedding for memory in memories if memory.embedding is not None])
+    for memory in memories:
         yield (
             user_id,
             memory.id,
@@ -45,13 +45,14 @@ def _rows(user_id: str, memories: Sequence[NewMemory], now: datetime) -> Iterato
             memory.content,
             memory.summary,
             Jsonb(memory.metadata),
-            halfvec,
-            memory.embedding.norm,
+            None if memory.embedding is None else next(encoded),
+            None if memory.embedding is None else memory.embedding.norm,
             memory.embedding_model,
             memory.importance,
             1,
             memory.created_at,
             now,
+            memory.language,
         )
 
 
@@ -61,6 +62,8 @@ def halfvecs(embeddings: Sequence[Embedding]) -> Iterator[bytes]:
     That is two 16-bit integers, the dimensions and 0, then the components as binary16, all big-endian (halfvec_send
     in pgvector). Swapped in one go they take 1 µs a vector of 1,536 dimensions, through HalfVector 10 µs.
     """
+    if not embeddings:
+        return iter(())
     units = np.stack([embedding.unit for embedding in embeddings])
     encoded = np.empty((len(units), 2 + units.shape[1]), dtype=">u2")
     encoded[:, 0] = units.shape[1]

@@ -1,5 +1,6 @@
 """Deleting memories, softly or for good, restoring them, and purging those whose time has come."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
@@ -33,6 +34,30 @@ def soft_delete(
     return replace(before, deleted_at=now, purge_at=purge_at, version=before.version + 1, updated_at=now)
 
 
+SUPERSEDE = """/* delete.supersede */
+UPDATE memory_entries m
+SET superseded_by = given.successor, deleted_at = %(now)s, purge_at = %(purge_at)s, version = version + 1,
+    updated_at = %(now)s
+FROM unnest(%(ids)s::uuid[], %(successors)s::uuid[]) AS given (id, successor)
+WHERE m.user_id = %(user_id)s AND m.id = given.id
+"""
+
+
+def supersede(
+    conn: Connection, user_id: str, successors: Mapping[UUID, UUID], *, now: datetime, purge_at: datetime
+) -> None:
+    """Soft-deletes live memories, by id, and notes the id of the one that replaces each."""
+    if successors:
+        parameters = {
+            "user_id": user_id,
+            "ids": list(successors),
+            "successors": list(successors.values()),
+            "now": now,
+            "purge_at": purge_at,
+        }
+        conn.query(SUPERSEDE, parameters)
+
+
 HARD_DELETE = """/* delete.hard */
 DELETE FROM memory_entries WHERE user_id = %(user_id)s AND id = %(id)s
 """
@@ -53,7 +78,7 @@ def hard_delete(conn: Connection, user_id: str, memory_id: UUID, *, etag: str) -
 
 RESTORE = """/* delete.restore */
 UPDATE memory_entries
-SET deleted_at = NULL, purge_at = NULL, version = version + 1, updated_at = %(now)s
+SET deleted_at = NULL, purge_at = NULL, superseded_by = NULL, version = version + 1, updated_at = %(now)s
 WHERE user_id = %(user_id)s AND id = %(id)s
 """
 
@@ -71,7 +96,9 @@ def restore(conn: Connection, user_id: str, memory_id: UUID, *, etag: str, now: 
         if before.deleted_at is None:
             raise MemoryNotDeleted(f"memory {memory_id} is not deleted")
         conn.query(RESTORE, {"user_id": user_id, "id": memory_id, "now": now})
-    return replace(before, deleted_at=None, purge_at=None, version=before.version + 1, updated_at=now)
+    return replace(
+        before, deleted_at=None, purge_at=None, superseded_by=None, version=before.version + 1, updated_at=now
+    )
 
 
 # Housekeeping crosses users; each row it deletes is still addressed by user_id. Rows that another process is

@@ -5,6 +5,7 @@ DatabaseError
 ├── MemoryExists          the id is taken
 ├── MemoryDeleted         the memory is soft-deleted
 ├── MemoryNotDeleted      the memory is live
+├── EmbeddingPending      the memory has no embedding yet
 ├── EtagMismatch          the memory has changed since the etag was read
 ├── RequestIdReused       the request id was used for a different request
 ├── ReplyTooLarge         the rows found hold more text than a reply may
@@ -44,6 +45,10 @@ class MemoryDeleted(DatabaseError):
 
 class MemoryNotDeleted(DatabaseError):
     """The memory is not deleted."""
+
+
+class EmbeddingPending(DatabaseError):
+    """The memory has no embedding: it waits for it, or getting it failed."""
 
 
 class EtagMismatch(DatabaseError):

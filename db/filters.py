@@ -72,6 +72,8 @@ _CONVERSATION = SQL("conversation_id = %(conversation_id)s")
 # The covering index holds the hash; the row decides.
 _CONVERSATION_KEY = SQL("conversation_key = hashtextextended(%(conversation_id)s, 0)")
 _METADATA = SQL("metadata @> %(metadata_contains)s")
+EMBEDDED = SQL("embedding IS NOT NULL")
+"""A memory that waits for its embedding is not found by it."""
 
 Conditions = list[Composable]
 
@@ -91,7 +93,7 @@ def row_conditions(names: frozenset[str], where: bytes | None) -> Conditions:
 
 def index_conditions(names: frozenset[str]) -> Conditions:
     """Returns the conditions that the covering index can judge by itself."""
-    conditions: Conditions = [SQL("deleted_at IS NULL")]
+    conditions: Conditions = [SQL("deleted_at IS NULL"), EMBEDDED]
     # IS TRUE keeps a generic plan from the index on created_at, which takes any range for a narrow one and then has to
     # read each row.
     conditions.extend(SQL("({}) IS TRUE").format(condition) for name, condition in _INDEX.items() if name in names)

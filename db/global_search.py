@@ -80,11 +80,11 @@ JOIN pg_am am ON am.oid = c.relam
 WHERE c.oid = to_regclass(%(name)s) AND i.indisvalid AND i.indisready AND i.indislive
 """
 
-# The condition is that of the index, word for word; of the users' own indexes none fits.
+# The first condition is that of the index, word for word; of the users' own indexes none fits.
 WALK = """/* global_search.walk */
 SELECT embedding <=> %(unit)s AS distance, user_id, id, text_bytes
 FROM memory_entries
-WHERE deleted_at IS NULL
+WHERE deleted_at IS NULL AND embedding IS NOT NULL
 ORDER BY embedding <=> %(unit)s
 LIMIT %(limit)s
 """
@@ -106,7 +106,7 @@ def _walk(conn: Connection, nearest: NearestOfAll, tuning: SearchTuning) -> list
 COMPARE = """/* global_search.compare */
 SELECT (embedding <=> %(unit)s) + 0 AS distance, user_id, id, text_bytes
 FROM memory_entries
-WHERE deleted_at IS NULL
+WHERE deleted_at IS NULL AND embedding IS NOT NULL
 ORDER BY distance, user_id, id
 LIMIT %(limit)s
 """

@@ -8,7 +8,7 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
-from db import copy_import
+from db import copy_import, embedding_jobs
 from db.connection import Connection
 from db.errors import Conflict, MemoryExists
 from db.memory import NewMemory
@@ -30,21 +30,26 @@ WITH owner AS (
 )
 INSERT INTO memory_entries (
     user_id, id, conversation_id, content, summary, metadata, embedding, embedding_norm, embedding_model,
-    importance, version, created_at, updated_at)
+    importance, version, created_at, updated_at, language)
 VALUES (
     %(user_id)s, %(id)s, %(conversation_id)s, %(content)s, %(summary)s, %(metadata)s, %(embedding)s,
-    %(embedding_norm)s, %(embedding_model)s, %(importance)s, 1, %(created_at)s, %(now)s)
+    %(embedding_norm)s, %(embedding_model)s, %(importance)s, 1, %(created_at)s, %(now)s, %(language)s)
 """
 
 
 def insert(conn: Connection, user_id: str, memory: NewMemory, *, now: datetime) -> None:
-    """Stores one memory.
+    """Stores one memory, and a job for its embedding where it has none.
 
     Raises:
         MemoryExists: When the user has a memory with this id, live or soft-deleted.
     """
     try:
-        conn.query(INSERT, _parameters(user_id, memory, now))
+        if memory.embedding is not None:
+            conn.query(INSERT, _parameters(user_id, memory, now))
+            return
+        with conn.transaction():
+            conn.query(INSERT, _parameters(user_id, memory, now))
+            embedding_jobs.enqueue(conn, user_id, [memory], now=now)
     except psycopg.errors.UniqueViolation as error:
         raise MemoryExists(f"the user has a memory {memory.id} already") from error
 
@@ -70,7 +75,7 @@ SELECT id FROM memory_entries WHERE user_id = %(user_id)s AND id = ANY(%(ids)s)
 
 
 def insert_batch(conn: Connection, user_id: str, memories: Sequence[NewMemory], *, now: datetime) -> None:
-    """Stores all of the memories or, when one cannot be, none.
+    """Stores all of the memories or, when one cannot be, none; with jobs for those that have no embedding.
 
     Raises:
         MemoryExists: When the user has a memory with one of the ids; `index` says which of the batch.
@@ -81,13 +86,23 @@ def insert_batch(conn: Connection, user_id: str, memories: Sequence[NewMemory], 
         with conn.transaction():
             conversation_ids = {memory.conversation_id for memory in memories if memory.conversation_id is not None}
             conn.query(OWNERS, {"user_id": user_id, "conversation_ids": list(conversation_ids), "now": now})
-            if (taken := _first_taken(conn, user_id, positions)) is not None:
-                raise _exists(memories, taken)
+            require_free(conn, user_id, memories)
             copy_import.copy(conn, user_id, memories, now=now)
+            embedding_jobs.enqueue(conn, user_id, memories, now=now)
     except psycopg.errors.UniqueViolation as error:  # inserted by somebody else since we looked
         if (taken := _first_taken(conn, user_id, positions)) is None:
             raise Conflict("a memory with one of these ids came and went meanwhile") from error
         raise _exists(memories, taken) from error
+
+
+def require_free(conn: Connection, user_id: str, memories: Sequence[NewMemory]) -> None:
+    """Returns when none of the ids is taken.
+
+    Raises:
+        MemoryExists: When the user has a memory with one of them; `index` says which.
+    """
+    if (taken := _first_taken(conn, user_id, {memory.id: index for index, memory in enumerate(memories)})) is not None:
+        raise _exists(memories, taken)
 
 
 def _exists(memories: Sequence[NewMemory], index: int) -> MemoryExists:
@@ -107,10 +122,11 @@ def _parameters(user_id: str, memory: NewMemory, now: datetime) -> dict[str, Any
         "content": memory.content,
         "summary": memory.summary,
         "metadata": Jsonb(memory.metadata),
-        "embedding": to_parameter(memory.embedding),
-        "embedding_norm": memory.embedding.norm,
+        "embedding": None if memory.embedding is None else to_parameter(memory.embedding),
+        "embedding_norm": None if memory.embedding is None else memory.embedding.norm,
         "embedding_model": memory.embedding_model,
         "importance": memory.importance,
         "created_at": memory.created_at,
         "now": now,
+        "language": memory.language,
     }

@@ -1,4 +1,4 @@
-"""A thread that does something every so often until it is closed, whatever goes wrong in between."""
+"""A thread that does something every so often, or when it is woken, until it is closed, whatever goes wrong."""
 
 import threading
 from collections.abc import Callable
@@ -20,6 +20,7 @@ class PeriodicThread:
         self._interval_s = interval_s
         self._final_run = final_run
         self._closing = threading.Event()
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
     def start(self) -> Self:
@@ -27,13 +28,23 @@ class PeriodicThread:
         self._thread.start()
         return self
 
+    def wake(self) -> None:
+        """Runs the task now, or once more after a run under way. Never blocks."""
+        self._woken.set()
+
     def close(self) -> None:
         """Ends the thread, waiting for a run under way."""
         self._closing.set()
+        self._woken.set()
         self._thread.join()
 
     def _loop(self) -> None:
-        while not self._closing.wait(self._interval_s):
+        while True:
+            self._woken.wait(self._interval_s)
+            # In this order: who closes in between wakes the next wait.
+            self._woken.clear()
+            if self._closing.is_set():
+                break
             self._run()
         if self._final_run:
             self._run()

@@ -17,6 +17,8 @@ class Plan(Enum):
     """Every memory is compared by the signs of its components, the nearest of them precisely."""
     ANN = "ann"
     """The user's own approximate index is walked."""
+    LEXICAL = "lexical"
+    """No embeddings are compared: the index of words is read."""
 
 
 class Coarse(Enum):

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from psycopg.sql import SQL, Composable, Literal
 
-from db.filters import CompiledFilter, index_conditions, of_user, row_conditions
+from db.filters import EMBEDDED, CompiledFilter, index_conditions, of_user, row_conditions
 from db.memory import COLUMNS, View
 from db.search_plan import Coarse
 
@@ -186,7 +186,7 @@ def _composed(template: SQL, shape: Shape, **parts: Composable) -> bytes:
 
 
 def _rows(shape: Shape) -> list[Composable]:
-    conditions = row_conditions(shape.filter_names, shape.where)
+    conditions = [*row_conditions(shape.filter_names, shape.where), EMBEDDED]
     if shape.exclude:
         conditions.append(_EXCLUDED)
     return conditions

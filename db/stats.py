@@ -65,10 +65,17 @@ WHERE a.user_id = %(user_id)s AND m.deleted_at IS NULL
 """
 
 
+# Each memory without an embedding has its row there, see db/embedding_jobs.py.
+WAITING = """/* stats.waiting */
+SELECT count(*) FROM embedding_jobs WHERE user_id = %(user_id)s
+"""
+
+
 def user_stats(conn: Connection, user_id: str, *, conversation_limit: int, dimensions: int) -> UserStats:
     """Returns the user's totals and, most recently written first, up to `conversation_limit` conversations."""
     rows = conn.query(STATS, {"user_id": user_id, "limit": conversation_limit + 1}).fetchall()
     accesses = conn.query(ACCESSES, {"user_id": user_id}).fetchone()
+    waiting = conn.query(WAITING, {"user_id": user_id}).fetchone()
     _, live, deleted, _, oldest_live, newest_live, importance, text_bytes, conversation_count = rows[0]
     return UserStats(
         live_count=live,
@@ -77,7 +84,7 @@ def user_stats(conn: Connection, user_id: str, *, conversation_limit: int, dimen
         total_accesses=0 if accesses is None else accesses[0],
         oldest_created_at=oldest_live,
         newest_created_at=newest_live,
-        stored_bytes=text_bytes + (live + deleted) * 2 * dimensions,
+        stored_bytes=text_bytes + (live + deleted - (0 if waiting is None else waiting[0])) * 2 * dimensions,
         conversation_count=conversation_count,
         conversations=[ConversationStats(*row[:4]) for row in rows[1:]],
     )

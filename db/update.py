@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from db.connection import Connection
 from db.errors import Conflict, MemoryDeleted
 from db.fetch import fetch_for_update
-from db.memory import Memory, Metadata, View
+from db.memory import EmbeddingState, Memory, Metadata, View
 from db.vectors import Embedding, to_parameter
 
 
@@ -35,6 +35,7 @@ class Changes:
     merge_metadata: bool = True
     importance: int | Unchanged = UNCHANGED
     conversation_id: str | Unchanged | None = UNCHANGED
+    language: str | Unchanged = UNCHANGED
     embedding: Embedding | Unchanged = UNCHANGED
     embedding_model: str | Unchanged = UNCHANGED
     embedded_content: str | None = None
@@ -50,15 +51,20 @@ ON CONFLICT DO NOTHING
 UPDATE = """/* update.one */
 UPDATE memory_entries
 SET content = %(content)s, summary = %(summary)s, metadata = %(metadata)s, importance = %(importance)s,
-    conversation_id = %(conversation_id)s, version = version + 1, updated_at = %(now)s
+    conversation_id = %(conversation_id)s, language = %(language)s, version = version + 1, updated_at = %(now)s
 WHERE user_id = %(user_id)s AND id = %(id)s
 """
 
+# A memory that waited for its embedding does so no more.
 UPDATE_WITH_EMBEDDING = """/* update.with_embedding */
+WITH job AS (
+    DELETE FROM embedding_jobs WHERE user_id = %(user_id)s AND id = %(id)s
+)
 UPDATE memory_entries
 SET content = %(content)s, summary = %(summary)s, metadata = %(metadata)s, importance = %(importance)s,
-    conversation_id = %(conversation_id)s, version = version + 1, updated_at = %(now)s,
-    embedding = %(embedding)s, embedding_norm = %(embedding_norm)s, embedding_model = %(embedding_model)s
+    conversation_id = %(conversation_id)s, language = %(language)s, version = version + 1, updated_at = %(now)s,
+    embedding = %(embedding)s, embedding_norm = %(embedding_norm)s, embedding_model = %(embedding_model)s,
+    embedding_error = NULL
 WHERE user_id = %(user_id)s AND id = %(id)s
 """
 
@@ -85,14 +91,23 @@ def update(
     """
     with conn.transaction():
         before = fetch_for_update(conn, user_id, memory_id, view=View.BASIC, etag=etag)
-        if before.deleted_at is not None:
-            raise MemoryDeleted(f"memory {memory_id} is deleted; restore it first")
+        require_live(before)
         if changes.embedded_content not in (None, before.content):
             raise Conflict(f"the content of memory {memory_id} changed while it was embedded")
         after = _apply(before, changes, now)
         check_metadata(after.metadata or {})
         _write(conn, after, changes.embedding, now)
         return after
+
+
+def require_live(memory: Memory) -> None:
+    """Returns when the memory may be changed.
+
+    Raises:
+        MemoryDeleted: When it is soft-deleted.
+    """
+    if memory.deleted_at is not None:
+        raise MemoryDeleted(f"memory {memory.id} is deleted; restore it first")
 
 
 def _write(conn: Connection, after: Memory, embedding: Embedding | Unchanged, now: datetime) -> None:
@@ -104,6 +119,7 @@ def _write(conn: Connection, after: Memory, embedding: Embedding | Unchanged, no
         "metadata": Jsonb(after.metadata),
         "importance": after.importance,
         "conversation_id": after.conversation_id,
+        "language": after.language,
         "now": now,
     }
     if after.conversation_id is not None:
@@ -130,6 +146,8 @@ def _apply(before: Memory, changes: Changes, now: datetime) -> Memory:
         metadata=metadata,
         importance=_changed(changes.importance, before.importance),
         conversation_id=_changed(changes.conversation_id, before.conversation_id),
+        language=_changed(changes.language, before.language),
+        embedding_state=before.embedding_state if isinstance(changes.embedding, Unchanged) else EmbeddingState.READY,
         embedding_model=_changed(changes.embedding_model, before.embedding_model),
         version=before.version + 1,
         updated_at=now,

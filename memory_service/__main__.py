@@ -1,4 +1,4 @@
-"""The command line: `memory-service serve | migrate | check | index | import | export | version`."""
+"""The command line: `memory-service serve | migrate | check | index | embeddings | import | export | version`."""
 
 import argparse
 import os
@@ -14,6 +14,7 @@ from memory_service import (
     __version__,
     check_command,
     config,
+    embeddings_command,
     export_command,
     import_command,
     index_command,
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         end_process(exit_status_of(lambda: run(options)))
     if options["command"] == "index":
         options["index"] = index_command.take_request(options)
+    if options["command"] == "embeddings":
+        options["embeddings"] = embeddings_command.take_request(options)
     end_process(exit_status_of(lambda: _run(**options)))
 
 
@@ -65,6 +68,7 @@ def _run(
     sql: bool = False,
     status: bool = False,
     index: index_command.Request | None = None,
+    embeddings: embeddings_command.Request | None = None,
     **overrides: Any,
 ) -> int:
     if command == "version":
@@ -80,6 +84,12 @@ def _run(
         return check_command.run(settings, print)
     if index is not None:
         return index_command.run(settings, index, print)
+    if embeddings is not None:
+        return embeddings_command.run(settings, embeddings, print)
+    return _migrate(settings, sql=sql, status=status)
+
+
+def _migrate(settings: config.Settings, *, sql: bool, status: bool) -> int:
     if sql:
         return migrate_command.script(settings, print)
     return migrate_command.status(settings, print) if status else migrate_command.run(settings, print)
@@ -119,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Works on the approximate (ANN) indexes that large users have; the service maintains them itself.",
     )
     for action in index_command.add_actions(index):
+        _add_common(action)
+    embeddings = commands.add_parser("embeddings", help="show what waits for its embedding, and retry what failed")
+    for action in embeddings_command.add_actions(embeddings):
         _add_common(action)
     import_command.add_arguments(
         commands.add_parser(

@@ -12,9 +12,12 @@ import platformdirs
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from db.languages import DEFAULT_LANGUAGE, LANGUAGES
+
 PREFIX = "MEMORY_"
 
 Embedder = Literal["local", "openai", "none"]
+RankingPreset = Literal["none", "balanced", "generative_agents", "recent"]
 
 # Model and dimensions where the settings leave them open.
 DEFAULT_MODELS: dict[Embedder, tuple[str, int | None]] = {
@@ -125,6 +128,88 @@ class Settings(BaseSettings):
     openai_batch_size: int = Field(256, ge=1, le=2_048, description="Most texts in one request to the provider.")
     embedding_timeout_s: float = Field(10.0, gt=0, le=600, description="Longest wait for one request to the provider.")
     embedding_retries: int = Field(3, ge=0, le=10, description="Retries, with back-off, of a failed provider request.")
+    embedding_concurrent_requests: int = Field(
+        4,
+        ge=1,
+        le=256,
+        description="Requests to the provider that one process has under way at the same time. The texts of further "
+        "calls share the next ones.",
+    )
+    embedding_breaker_failures: int = Field(
+        5,
+        ge=1,
+        le=1_000,
+        description="Failed provider requests in a row, each with its retries, after which calls fail at once for "
+        "`embedding_breaker_cool_down_s`.",
+    )
+    embedding_breaker_cool_down_s: float = Field(
+        10.0,
+        gt=0,
+        le=600,
+        description="Seconds until one request tries a failing provider again; up to 6 times as long while that "
+        "fails, longer where the provider asks for it.",
+    )
+    embedding_cache_max_rows: int = Field(
+        1_000_000,
+        ge=0,
+        le=1_000_000_000,
+        description="Most embeddings of a provider kept in the database; those not used for the longest time go "
+        "first. 0: none, and none is looked up.",
+    )
+    embedding_cache_ttl_s: float = Field(
+        2_592_000.0,
+        ge=60,
+        le=3_153_600_000,
+        description="Seconds, here 30 days, after which a cached embedding that nobody used is forgotten.",
+    )
+
+    embedding_queue_threads: int = Field(
+        1,
+        ge=0,
+        le=16,
+        description="Threads of each process that embed what was stored with embed_async. 0: other processes do.",
+    )
+    embedding_queue_poll_s: float = Field(
+        2.0,
+        gt=0,
+        le=3_600,
+        description="Seconds between looks at the queue for what other processes stored or what is to be tried again.",
+    )
+    embedding_queue_batch: int = Field(64, ge=1, le=2_048, description="Most memories of the queue embedded together.")
+    embedding_queue_lease_s: float = Field(
+        120.0,
+        gt=0,
+        le=86_400,
+        description="Seconds a process has to embed what it took from the queue, before others may take it: how long "
+        "memories wait for their embedding at most when a process is killed.",
+    )
+    embedding_queue_attempts: int = Field(
+        50,
+        ge=1,
+        le=10_000,
+        description="How often the embedding of a memory is tried before it is given up; 50 take some five hours.",
+    )
+    embedding_queue_delay_s: float = Field(
+        1.0,
+        gt=0,
+        le=600,
+        description="Seconds before the second attempt; they double with each further one, up to 10 minutes.",
+    )
+
+    language: str = Field(
+        DEFAULT_LANGUAGE,
+        description="Language of memories and queries that name none, to stem their words in. `simple` takes words as "
+        "they are.",
+    )
+    ranking: RankingPreset = Field(
+        "none", description="Ranking of searches by words or by both words and meaning that bring none of their own."
+    )
+    dense_weight: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="Weight of meaning against words in searches by both that bring no weight of their own.",
+    )
 
     ann_index: Literal["hnsw", "ivfflat", "off"] = Field(
         "hnsw", description="The kind of approximate (ANN) index that large users get of their own. `off`: none."
@@ -234,6 +319,13 @@ class Settings(BaseSettings):
                 psycopg.conninfo.conninfo_to_dict(value.get_secret_value())
             except psycopg.ProgrammingError:
                 raise ValueError("is neither a postgresql:// URL nor libpq keywords") from None
+        return value
+
+    @field_validator("language")
+    @classmethod
+    def _language_is_known(cls, value: str) -> str:
+        if value not in LANGUAGES:
+            raise ValueError(f"is none of {', '.join(LANGUAGES)}")
         return value
 
     @field_validator("openai_base_url")

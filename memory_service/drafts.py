@@ -42,9 +42,10 @@ class Draft:
     source: Embedding | TextToEmbed
     importance: int
     created_at: datetime
+    language: str
 
-    def complete(self, *, new_id: UUID, embedding: Embedding, model: str) -> NewMemory:
-        """Returns the memory with its embedding; `new_id` serves where the caller gave none."""
+    def complete(self, *, new_id: UUID, embedding: Embedding | None, model: str) -> NewMemory:
+        """Returns the memory with its embedding, or waiting for it; `new_id` serves where the caller gave none."""
         return NewMemory(
             id=self.id or new_id,
             conversation_id=self.conversation_id,
@@ -55,7 +56,13 @@ class Draft:
             embedding_model=model,
             importance=self.importance,
             created_at=self.created_at,
+            embed_text=self._embed_text() if embedding is None else None,
+            language=self.language,
         )
+
+    def _embed_text(self) -> str | None:
+        """Returns what is to be embedded where it is not the content."""
+        return self.source.text if isinstance(self.source, TextToEmbed) and self.source.text != self.content else None
 
 
 def read_one(fields: FieldReader, path: str, message: pb.NewMemory, *, now: datetime) -> Draft:
@@ -109,6 +116,7 @@ def _draft(
         if message.HasField("importance")
         else DEFAULT_IMPORTANCE,
         created_at=_created_at(fields, f"{path}.created_at", message, now),
+        language=fields.language(f"{path}.language", message.language),
     )
 
 
@@ -139,15 +147,17 @@ def _created_at(fields: FieldReader, path: str, message: pb.NewMemory, now: date
 
 
 def complete(
-    drafts: Sequence[Draft], embeddings: TextEmbeddings | None, call: Call, *, now: datetime
+    drafts: Sequence[Draft], embeddings: TextEmbeddings | None, call: Call, *, now: datetime, embed_async: bool = False
 ) -> list[NewMemory]:
     """Embeds what has to be embedded, in one request, and gives ids where the caller gave none.
+
+    With `embed_async` nothing is embedded: memories that bring no embedding are to wait for it.
 
     Raises:
         InvalidArgument: When the model refuses a text.
     """
     texts = [draft.source for draft in drafts if isinstance(draft.source, TextToEmbed)]
-    embedded = iter(embed(texts, embeddings, call))
+    embedded = iter([None] * len(texts) if embed_async else embed(texts, embeddings, call))
     model = model_of(embeddings)
     return [
         draft.complete(new_id=new_id, embedding=draft.source, model=CALLER_MODEL)

@@ -52,6 +52,7 @@ _MEANINGS: dict[type[Exception], _Meaning] = {
     db.MemoryExists: (grpc.StatusCode.ALREADY_EXISTS, pb.ERROR_REASON_MEMORY_EXISTS),
     db.MemoryDeleted: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_MEMORY_DELETED),
     db.MemoryNotDeleted: (grpc.StatusCode.ALREADY_EXISTS, pb.ERROR_REASON_MEMORY_NOT_DELETED),
+    db.EmbeddingPending: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_EMBEDDING_PENDING),
     db.EtagMismatch: (grpc.StatusCode.ABORTED, pb.ERROR_REASON_ETAG_MISMATCH),
     db.RequestIdReused: (grpc.StatusCode.INVALID_ARGUMENT, pb.ERROR_REASON_REQUEST_ID_REUSED),
     db.ReplyTooLarge: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_REPLY_TOO_LARGE),

@@ -7,13 +7,16 @@ value is not used when there are any.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from typing import Any, TypeVar
 from uuid import UUID
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from db.languages import LANGUAGES
 from db.vectors import Embedding
 from memory_service import metadata, wire_vectors
 from memory_service.limits import Limits
@@ -25,6 +28,9 @@ T = TypeVar("T")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NIL = UUID(int=0)
 MIN_IMPORTANCE, MAX_IMPORTANCE, DEFAULT_IMPORTANCE = 1, 10, 5
+NANOS_A_SECOND = 1_000_000_000
+# Of what may be meant for a language, so much is compared with those there are.
+MAX_LANGUAGE_CHARACTERS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,16 @@ class FieldReader:
         elif not value.strip():
             self.violations.add(path, "has nothing to embed: it is empty or blank")
 
+    def embed_async(self, *, value: bool) -> bool:
+        """Reads whether texts are to be embedded later."""
+        if value and not self.can_embed:
+            self.violations.add(
+                "embed_async",
+                "is set, but this server has no embedder (MEMORY_EMBEDDER=none), so send an embedding",
+                reason=pb.ERROR_REASON_EMBEDDER_DISABLED,
+            )
+        return value
+
     def _without_nul(self, path: str, value: str) -> str:
         if "\0" in value:
             self.violations.add(path, "holds a NUL character, which PostgreSQL cannot store")
@@ -113,6 +129,41 @@ class FieldReader:
         """Reads an integer within bounds, both included."""
         if not minimum <= value <= maximum:
             self.violations.add(path, f"is {value}, expected {minimum} to {maximum}")
+        return value
+
+    def number(self, path: str, value: float, *, minimum: float, maximum: float) -> float:
+        """Reads a number within bounds, both included."""
+        if not minimum <= value <= maximum:  # NaN is not
+            self.violations.add(path, f"is {value:g}, expected {minimum:g} to {maximum:g}")
+            return minimum
+        return value
+
+    def positive_number(self, path: str, value: float, *, maximum: float) -> float:
+        """Reads a number above 0, up to a bound that is included."""
+        if not 0.0 < value <= maximum:
+            self.violations.add(path, f"is {value:g}, expected a number above 0, at most {maximum:g}")
+            return maximum
+        return value
+
+    def duration(self, path: str, value: Duration, *, minimum: timedelta, maximum: timedelta) -> timedelta:
+        """Reads a span of time within bounds, both included."""
+        seconds = value.seconds + value.nanos / 1e9
+        if not minimum.total_seconds() <= seconds <= maximum.total_seconds() or not 0 <= value.nanos < NANOS_A_SECOND:
+            expected = f"{minimum.total_seconds():.0f} to {maximum.total_seconds():.0f} seconds"
+            received = f"has {value.seconds} seconds and {value.nanos} nanoseconds"
+            self.violations.add(path, f"{received}, expected {expected}")
+            return minimum
+        return timedelta(seconds=value.seconds, microseconds=value.nanos / 1_000)
+
+    def language(self, path: str, value: str) -> str:
+        """Reads a language to stem words in, empty standing for the server's own."""
+        if not value:
+            return self.limits.default_language
+        if value not in LANGUAGES:
+            close = get_close_matches(value.lower()[:MAX_LANGUAGE_CHARACTERS], LANGUAGES, n=1)
+            meant = f"did you mean {close[0]}? " if close else ""
+            self.violations.add(path, f"is no language known here; {meant}GetServerInfo.languages lists them")
+            return self.limits.default_language
         return value
 
     def time(self, path: str, value: Timestamp) -> datetime:

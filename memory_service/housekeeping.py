@@ -1,11 +1,17 @@
-"""Purging what has expired: soft-deleted memories past their purge_at, and request ids past their retention."""
+"""Purging what has had its time.
+
+These are soft-deleted memories past their purge_at, request ids past their retention, and cached embeddings that nobody
+used for long or that are too many.
+"""
 
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
 
 import structlog
 
-from db import delete, requests
+from db import delete, embedding_cache, requests
 from db.connection import Connection
 from db.periodic import PeriodicThread
 from db.pool import Database
@@ -16,12 +22,39 @@ log = structlog.get_logger(__name__)
 BATCH = 500
 
 
+class Evicted(Protocol):
+    """Is told what left the cache of embeddings."""
+
+    def __call__(self, *, expired: int, excess: int) -> object:
+        """Takes the numbers of entries."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheBounds:
+    """What may stay in the cache of embeddings."""
+
+    max_rows: int
+    ttl: timedelta
+    """How long an entry lives without being used."""
+    on_evict: Evicted
+
+
 class Housekeeping:
     """A thread that purges every `interval_s` seconds. Several processes may run one: they skip each other's rows."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], datetime], interval_s: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Callable[[], datetime],
+        interval_s: float,
+        cache: CacheBounds | None = None,
+    ) -> None:
+        """Does nothing yet; without `cache`, the cache of embeddings is left alone."""
         self._database = database
         self._clock = clock
+        self._cache = cache
         self._thread = PeriodicThread("housekeeping", self.purge, interval_s=interval_s)
 
     def start(self) -> None:
@@ -39,6 +72,21 @@ class Housekeeping:
         request_ids = self._purge_all(lambda conn: requests.purge(conn, now=now, limit=BATCH))
         if memories or request_ids:
             log.info("purged", memories=memories, request_ids=request_ids)
+        if self._cache is not None:
+            self._evict(self._cache, now - self._cache.ttl)
+
+    def _evict(self, cache: CacheBounds, expired_at: datetime) -> None:
+        expired = self._evict_all(expired_at)
+        limit = self._database.read(
+            self._database.call(), lambda conn: embedding_cache.excess(conn, max_rows=cache.max_rows)
+        )
+        excess = self._evict_all(limit) if limit is not None else 0
+        cache.on_evict(expired=expired, excess=excess)
+        if expired or excess:
+            log.info("embedding_cache_evicted", expired=expired, excess=excess)
+
+    def _evict_all(self, used_until: datetime) -> int:
+        return self._purge_all(lambda conn: embedding_cache.evict(conn, used_until=used_until, limit=BATCH))
 
     def _purge_all(self, purge_batch: Callable[[Connection], int]) -> int:
         total = 0

@@ -4,7 +4,8 @@ import argparse
 import hashlib
 import sys
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4, uuid5
@@ -36,15 +37,34 @@ class Request:
     chunk_size: int
     import_id: UUID | None
     keep_ids: bool
+    duplicates: pb.Duplicates | None = None
+    """None: they are allowed."""
+
+
+POLICIES = {
+    "skip": pb.DUPLICATE_POLICY_SKIP,
+    "reinforce": pb.DUPLICATE_POLICY_REINFORCE,
+    "supersede": pb.DUPLICATE_POLICY_SUPERSEDE,
+}
 
 
 @dataclass(slots=True)
 class Tally:
     """What became of the memories so far."""
 
-    stored: int = 0
-    skipped: int = 0
-    """Stored by an earlier attempt."""
+    done: int = 0
+    outcomes: Counter[int] = field(default_factory=Counter)
+    """By InsertOutcome, of the memories of this attempt."""
+    dealt_with_before: int = 0
+    """By an earlier attempt."""
+
+    def add(self, reply: pb.ImportVectorsResponse) -> None:
+        """Counts the memories of a chunk."""
+        self.done += len(reply.ids)
+        if reply.already_stored:
+            self.dealt_with_before += len(reply.ids)
+        else:
+            self.outcomes.update(reply.outcomes or [pb.INSERT_OUTCOME_STORED] * len(reply.ids))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +83,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resumes the import of this id; by default, the one of the same content and user",
     )
     parser.add_argument("--keep-ids", action="store_true", help="give memories the ids of the file, not new ones")
+    parser.add_argument(
+        "--on-duplicate",
+        choices=("allow", *POLICIES),
+        default="allow",
+        help="what to do with memories whose content the user has already (%(default)s)",
+    )
+    parser.add_argument(
+        "--min-similarity",
+        type=float,
+        metavar="X",
+        help="takes memories of at least this cosine similarity for duplicates too, above 0 and at most 1",
+    )
     parser.set_defaults(run=lambda options: run(_request(options)))
 
 
@@ -75,7 +107,18 @@ def _request(options: dict[str, Any]) -> Request:
         chunk_size=options["chunk_size"],
         import_id=options["import_id"],
         keep_ids=options["keep_ids"],
+        duplicates=_duplicates(options["on_duplicate"], options["min_similarity"]),
     )
+
+
+def _duplicates(on_duplicate: str, min_similarity: float | None) -> pb.Duplicates | None:
+    if on_duplicate == "allow":
+        if min_similarity is not None:
+            raise TransferError("--min-similarity needs --on-duplicate skip, reinforce or supersede")
+        return None
+    if min_similarity is not None and not 0.0 < min_similarity <= 1.0:
+        raise TransferError(f"--min-similarity is {min_similarity:g}, expected above 0 and at most 1")
+    return pb.Duplicates(policy=POLICIES[on_duplicate], min_similarity=min_similarity)
 
 
 def run(request: Request) -> int:
@@ -94,16 +137,14 @@ def run(request: Request) -> int:
             max_count=request.chunk_size,
             max_bytes=info.limits.max_batch_bytes,
             keep_ids=request.keep_ids,
+            duplicates=request.duplicates,
         )
         tally = Tally()
         progress = Progress(sys.stderr, total=source.size)
 
         def acknowledged(chunk: Chunk, reply: pb.ImportVectorsResponse) -> None:
-            if reply.already_stored:
-                tally.skipped += len(reply.ids)
-            else:
-                tally.stored += len(reply.ids)
-            progress.update(position=chunk.position, count=tally.stored + tally.skipped)
+            tally.add(reply)
+            progress.update(position=chunk.position, count=tally.done)
 
         retrying = Retrying(say=progress.say, sleep=time.sleep)
         upload = Upload(stub, chunking.chunks(source.records), acknowledged=acknowledged, retrying=retrying)
@@ -124,23 +165,37 @@ def _check_chunk_size(chunk_size: int, limits: pb.Limits) -> None:
 
 
 def _import_id(request: Request) -> UUID:
-    """Returns the id of a file's content and user; where it can be read only once, a new one."""
+    """Returns the id of a file's content, user and policy; where it can be read only once, a new one."""
     if request.file == STANDARD_STREAM or not Path(request.file).is_file():
         return uuid4()
     with Path(request.file).open("rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
-    return uuid5(NAMESPACE, f"{content} {request.user_id}")
+    name = f"{content} {request.user_id}"
+    if request.duplicates is not None:
+        name += f" {request.duplicates.SerializeToString(deterministic=True).hex()}"
+    return uuid5(NAMESPACE, name)
 
 
 def _say_how_to_resume(tally: Tally, import_id: UUID) -> None:
-    done = tally.stored + tally.skipped
     sys.stderr.write(
-        f"{done:,} memories are stored; the same command with --import-id {import_id} goes on from there\n"
+        f"{tally.done:,} memories are stored; the same command with --import-id {import_id} goes on from there\n"
     )
 
 
 def _say_summary(tally: Tally, left_out: int, elapsed_s: float) -> None:
-    skipped = f", skipped {tally.skipped:,} stored before" if tally.skipped else ""
-    deleted = f", left out {left_out:,} deleted" if left_out else ""
-    rate = (tally.stored + tally.skipped) / max(elapsed_s, 1e-6)
-    sys.stdout.write(f"stored {tally.stored:,} memories{skipped}{deleted}, in {elapsed_s:.1f} s ({rate:,.0f}/s)\n")
+    superseding = tally.outcomes[pb.INSERT_OUTCOME_SUPERSEDED]
+    stored = tally.outcomes[pb.INSERT_OUTCOME_STORED] + superseding
+    parts = [f"stored {stored:,} memories"]
+    parts += [
+        said.format(f"{count:,}")
+        for said, count in (
+            ("{} of them in place of duplicates", superseding),
+            ("skipped {} duplicates", tally.outcomes[pb.INSERT_OUTCOME_SKIPPED]),
+            ("reinforced {} duplicates", tally.outcomes[pb.INSERT_OUTCOME_REINFORCED]),
+            ("skipped {} stored before", tally.dealt_with_before),
+            ("left out {} deleted", left_out),
+        )
+        if count
+    ]
+    rate = tally.done / max(elapsed_s, 1e-6)
+    sys.stdout.write(f"{', '.join(parts)}, in {elapsed_s:.1f} s ({rate:,.0f}/s)\n")

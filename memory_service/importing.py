@@ -7,13 +7,14 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID, uuid5
 
-from db import insert, requests
+from db import requests
 from db.cancellation import Call
 from db.connection import Connection
+from db.duplicates import Duplicates
 from db.errors import RequestIdReused
 from db.pool import Database
 from db.requests import RequestKey
-from memory_service import drafts
+from memory_service import chunk_receipts, drafts, duplicates_request, storing
 from memory_service.drafts import Draft
 from memory_service.fields import FieldReader
 from memory_service.limits import Limits
@@ -22,7 +23,6 @@ from memory_service.v1 import memory_pb2 as pb
 from memory_service.violations import Violations
 
 MAX_CHUNK_NUMBER = 2**63 - 1
-ID_BYTES = 16
 
 
 class ChunkFailed(Exception):
@@ -43,6 +43,8 @@ class Chunk:
     key: RequestKey
     """Its request id follows from the import's id and the chunk's number."""
     drafts: Sequence[Draft]
+    duplicates: Duplicates | None
+    embed_async: bool
     read_at: datetime
 
 
@@ -57,6 +59,8 @@ class Importing:
     limits: Limits
     clock: Callable[[], datetime]
     """Returns the current time in UTC."""
+    wake_queue: Callable[[], object] = lambda: None
+    """Called once memories that wait for their embedding are stored."""
 
     def read(self, requests: Iterable[pb.ImportVectorsRequest]) -> Iterator[Chunk]:
         """Reads chunk after chunk: checks it against the one before, and normalizes its embeddings.
@@ -78,11 +82,14 @@ class Importing:
         user_id = fields.user_id(request.user_id)
         import_id = fields.uuid("import_id", request.import_id)
         number = fields.integer("chunk", request.chunk, minimum=0, maximum=MAX_CHUNK_NUMBER)
+        duplicates = duplicates_request.read(fields, request)
         if before is not None:
             if user_id != before.key.user_id:
                 fields.violations.add("user_id", "differs from that of the chunk before; open a stream for each user")
             if import_id != before.import_id:
                 fields.violations.add("import_id", "differs from that of the chunk before")
+            if duplicates != before.duplicates:
+                fields.violations.add("duplicates", "differs from that of the chunk before")
             if number <= before.number:
                 fields.violations.add("chunk", f"is {number} after {before.number}, expected ascending numbers")
         request.import_id = str(import_id)  # one spelling, whatever the caller's
@@ -94,6 +101,7 @@ class Importing:
             max_count=self.limits.max_import_chunk_size,
             now=now,
         )
+        embed_async = fields.embed_async(value=request.embed_async)
         fields.violations.raise_if_any()
         key = RequestKey(
             user_id=user_id,
@@ -101,7 +109,15 @@ class Importing:
             request_hash=hashlib.sha256(content).digest(),
             expires_at=now + self.limits.request_id_retention,
         )
-        return Chunk(number=number, import_id=import_id, key=key, drafts=memories, read_at=now)
+        return Chunk(
+            number=number,
+            import_id=import_id,
+            key=key,
+            drafts=memories,
+            duplicates=duplicates,
+            embed_async=embed_async,
+            read_at=now,
+        )
 
     def store(self, chunks: Iterable[Chunk], call: Call) -> Iterator[pb.ImportVectorsResponse]:
         """Stores chunk after chunk and yields the acknowledgement of each.
@@ -126,21 +142,23 @@ class Importing:
         known = self.database.read(call, lambda conn: requests.find(conn, chunk.key, now=now))
         if known is not None:
             return _acknowledgement(chunk, known, already_stored=True)
-        memories = drafts.complete(chunk.drafts, self.embeddings, call, now=now)
-        ids = b"".join(memory.id.bytes for memory in memories)
+        memories = drafts.complete(chunk.drafts, self.embeddings, call, now=now, embed_async=chunk.embed_async)
+        purge_at = now + self.limits.deleted_retention
+        mine: bytes | None = None
 
         def store(conn: Connection) -> bytes:
-            insert.insert_batch(conn, chunk.key.user_id, memories, now=now)
-            return ids
+            nonlocal mine
+            mine = storing.chunk(conn, chunk.key.user_id, memories, chunk.duplicates, now=now, purge_at=purge_at)
+            return mine
 
         stored = self.database.write(call, lambda conn: requests.once(conn, chunk.key, partial(store, conn), now=now))
+        if chunk.embed_async:
+            self.wake_queue()
         # Meanwhile the same chunk may have come over another stream.
-        return _acknowledgement(chunk, stored, already_stored=stored is not ids)
+        return _acknowledgement(chunk, stored, already_stored=stored is not mine)
 
 
-def _acknowledgement(chunk: Chunk, ids: bytes, *, already_stored: bool) -> pb.ImportVectorsResponse:
-    return pb.ImportVectorsResponse(
-        chunk=chunk.number,
-        ids=[str(UUID(bytes=ids[start : start + ID_BYTES])) for start in range(0, len(ids), ID_BYTES)],
-        already_stored=already_stored,
+def _acknowledgement(chunk: Chunk, receipts: bytes, *, already_stored: bool) -> pb.ImportVectorsResponse:
+    return chunk_receipts.acknowledgement(
+        receipts, chunk=chunk.number, count=len(chunk.drafts), already_stored=already_stored
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from db.languages import DEFAULT_LANGUAGE
 from memory_service.config import Settings
 
 KIB = 1_024
@@ -36,6 +37,8 @@ class Limits:
     max_filter_values: int = 1_000
     max_candidates: int = 10_000
     max_ef_search: int = 1_000
+    max_query_terms: int = 32
+    default_language: str = DEFAULT_LANGUAGE
     max_created_at_lead: timedelta = timedelta(days=1)
     deleted_retention: timedelta
     request_id_retention: timedelta
@@ -45,6 +48,7 @@ class Limits:
 def limits_of(settings: Settings) -> Limits:
     """Returns the limits in force under these settings."""
     return Limits(
+        default_language=settings.language,
         deleted_retention=timedelta(days=settings.deleted_retention_days),
         request_id_retention=timedelta(hours=settings.request_id_retention_hours),
         max_call_duration=timedelta(seconds=settings.statement_timeout_s),

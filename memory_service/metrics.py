@@ -4,7 +4,6 @@ docs/operations.md lists all metrics. What is only read when somebody asks (the 
 state_metrics.py.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import grpc
@@ -13,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from db.recall_probe import NotMeasured
 from db.search_plan import Plan
+from memory_service.embedding.circuit_breaker import CircuitState
+from memory_service.job_outcome import JobOutcome
 from memory_service.v1 import memory_pb2
 
 SERVICE = memory_pb2.DESCRIPTOR.services_by_name["MemoryService"]
@@ -21,6 +22,11 @@ SERVICE = memory_pb2.DESCRIPTOR.services_by_name["MemoryService"]
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 MEMORIES = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
 RECALLS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
+
+# Plans whose recall is measured.
+APPROXIMATE = (Plan.QUANTIZED, Plan.ANN)
+
+TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048)
 
 EMBEDDING_FAILURES = ("unavailable", "misconfigured", "text_refused", "defect")
 
@@ -126,8 +132,8 @@ class SearchMetrics:
             buckets=RECALLS,
             registry=registry,
         )
-        self._recall_mean = {plan: mean.labels(plan.value) for plan in _approximate()}
-        self._recall = {plan: measured.labels(plan.value) for plan in _approximate()}
+        self._recall_mean = {plan: mean.labels(plan.value) for plan in APPROXIMATE}
+        self._recall = {plan: measured.labels(plan.value) for plan in APPROXIMATE}
         for gauge in self._recall_mean.values():
             gauge.set(float("nan"))
         probes = Counter(
@@ -157,10 +163,6 @@ class SearchMetrics:
         self._not_measured[reason].inc()
 
 
-def _approximate() -> Iterator[Plan]:
-    return (plan for plan in Plan if plan is not Plan.EXACT)
-
-
 class EmbeddingMetrics:
     """Requests to what embeds text."""
 
@@ -179,6 +181,84 @@ class EmbeddingMetrics:
             registry=registry,
         )
         self.failures = {reason: failures.labels(reason) for reason in EMBEDDING_FAILURES}
+        self.request_texts = Histogram(
+            "memory_embedding_request_texts",
+            "Texts in one request to the provider.",
+            buckets=TEXTS,
+            registry=registry,
+        )
+        self.shared_texts = Counter(
+            "memory_embedding_shared_texts_total",
+            "Texts that callers waited for without another request: it was under way already.",
+            registry=registry,
+        )
+        self.waiting_texts = Gauge(
+            "memory_embedding_waiting_texts",
+            "Texts waiting for a request to the provider to end before they go with the next one.",
+            registry=registry,
+        )
+        circuit = Gauge(
+            "memory_embedding_circuit",
+            "1 for the state that requests to the provider are in: closed (they are made), open (they fail at once), "
+            "half_open (one tries whether the provider works again).",
+            ("state",),
+            registry=registry,
+        )
+        self._circuit = {state: circuit.labels(state.value) for state in CircuitState}
+        self.circuit_changed(CircuitState.CLOSED)
+        self.circuit_refusals = Counter(
+            "memory_embedding_circuit_refusals_total",
+            "Requests to the provider that failed without being made, because it kept failing.",
+            registry=registry,
+        )
+        cache = Counter(
+            "memory_embedding_cache_total",
+            "Texts looked up in the cache of embeddings: hit, miss.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._cache_hits, self._cache_misses = cache.labels("hit"), cache.labels("miss")
+        evicted = Counter(
+            "memory_embedding_cache_evicted_total",
+            "Embeddings deleted from the cache: expired (not used for too long), excess (there were too many).",
+            ("reason",),
+            registry=registry,
+        )
+        self._cache_expired, self._cache_excess = evicted.labels("expired"), evicted.labels("excess")
+
+    def circuit_changed(self, state: CircuitState) -> None:
+        """Records the circuit breaker's new state."""
+        for each, gauge in self._circuit.items():
+            gauge.set(each is state)
+
+    def cache_looked_up(self, *, hits: int, misses: int) -> None:
+        """Records texts looked up in the cache."""
+        self._cache_hits.inc(hits)
+        self._cache_misses.inc(misses)
+
+    def cache_evicted(self, *, expired: int, excess: int) -> None:
+        """Records embeddings deleted from the cache."""
+        self._cache_expired.inc(expired)
+        self._cache_excess.inc(excess)
+
+
+class EmbeddingQueueMetrics:
+    """Attempts at what waits for its embedding."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        attempts = Counter(
+            "memory_embedding_queue_attempts_total",
+            "Attempts to embed memories stored with embed_async: embedded, obsolete (erased, changed or embedded "
+            "meanwhile), refused (the model cannot embed the text), postponed (the provider failed), given_up (it "
+            "failed too often), released (given back untried).",
+            ("outcome",),
+            registry=registry,
+        )
+        self._attempts = {outcome: attempts.labels(outcome.value) for outcome in JobOutcome}
+
+    def count(self, outcome: JobOutcome, memories: int) -> None:
+        """Records how an attempt at so many memories ended."""
+        self._attempts[outcome].inc(memories)
 
 
 class Metrics:
@@ -189,3 +269,4 @@ class Metrics:
         self.calls = CallMetrics(registry)
         self.searches = SearchMetrics(registry)
         self.embeddings = EmbeddingMetrics(registry)
+        self.embedding_queue = EmbeddingQueueMetrics(registry)

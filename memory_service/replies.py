@@ -4,15 +4,25 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from db.memory import Memory, NewMemory, etag
-from db.search import Answer
+from db.duplicate_decisions import InsertOutcome
+from db.duplicates import Duplicate, Receipt
+from db.memory import EmbeddingState, Memory, NewMemory, etag
 from db.search_plan import Plan
 from db.stats import UserStats
-from memory_service import wire_vectors
+from memory_service import explanations, wire_vectors
+from memory_service.ranking.options import Mode
+from memory_service.search_outcome import Outcome
 from memory_service.v1 import memory_pb2 as pb
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_A_DAY = 86_400
+
+
+EMBEDDING_STATES = {
+    EmbeddingState.READY: pb.EMBEDDING_STATE_READY,
+    EmbeddingState.PENDING: pb.EMBEDDING_STATE_PENDING,
+    EmbeddingState.FAILED: pb.EMBEDDING_STATE_FAILED,
+}
 
 
 def memory(stored: Memory, encoding: pb.VectorEncoding.ValueType = pb.VECTOR_ENCODING_FLOATS) -> pb.Memory:
@@ -36,6 +46,12 @@ def _fill(message: pb.Memory, stored: Memory, encoding: pb.VectorEncoding.ValueT
     message.etag = stored.etag
     _set_time(message.created_at, stored.created_at)
     _set_time(message.updated_at, stored.updated_at)
+    if stored.language is not None:
+        message.language = stored.language
+    if stored.embedding_state is not None:
+        message.embedding_state = EMBEDDING_STATES[stored.embedding_state]
+    if stored.superseded_by is not None:
+        message.superseded_by = str(stored.superseded_by)
     if stored.metadata:
         message.metadata.update(stored.metadata)
     if stored.embedding is not None:
@@ -66,32 +82,84 @@ def inserted(user_id: str, new: NewMemory, *, now: datetime) -> pb.Memory:
             content=new.content,
             summary=new.summary,
             metadata=new.metadata,
+            language=new.language,
+            embedding_state=EmbeddingState.PENDING if new.embedding is None else EmbeddingState.READY,
         )
     )
 
 
+OUTCOMES = {
+    InsertOutcome.STORED: pb.INSERT_OUTCOME_STORED,
+    InsertOutcome.SKIPPED: pb.INSERT_OUTCOME_SKIPPED,
+    InsertOutcome.REINFORCED: pb.INSERT_OUTCOME_REINFORCED,
+    InsertOutcome.SUPERSEDED: pb.INSERT_OUTCOME_SUPERSEDED,
+}
+
+
 def insert_result(new: NewMemory, *, now: datetime) -> pb.InsertResult:
-    """Returns the receipt for one memory of a batch."""
-    return pb.InsertResult(id=str(new.id), etag=etag(1, now), created_at=_timestamp(new.created_at))
+    """Returns the receipt for one memory of a batch, which was stored."""
+    return pb.InsertResult(
+        id=str(new.id),
+        etag=etag(1, now),
+        created_at=_timestamp(new.created_at),
+        outcome=pb.INSERT_OUTCOME_STORED,
+    )
+
+
+def insert_receipt(receipt: Receipt) -> pb.InsertResult:
+    """Returns the receipt for one memory of a batch under a policy for duplicates."""
+    return pb.InsertResult(
+        id=str(receipt.id),
+        etag=receipt.etag,
+        created_at=_timestamp(receipt.created_at),
+        outcome=OUTCOMES[receipt.outcome],
+        duplicate=None if receipt.duplicate is None else duplicate(receipt.duplicate),
+    )
+
+
+def duplicate(met: Duplicate) -> pb.Duplicate:
+    """Returns the message for a duplicate that was met."""
+    return pb.Duplicate(id=str(met.id), similarity=met.similarity, same_content=met.same_content)
 
 
 PLANS = {
     Plan.EXACT: pb.SEARCH_PLAN_EXACT,
     Plan.QUANTIZED: pb.SEARCH_PLAN_QUANTIZED,
     Plan.ANN: pb.SEARCH_PLAN_ANN,
+    Plan.LEXICAL: pb.SEARCH_PLAN_LEXICAL,
+}
+MODES = {
+    Mode.DENSE: pb.SEARCH_MODE_DENSE,
+    Mode.LEXICAL: pb.SEARCH_MODE_LEXICAL,
+    Mode.HYBRID: pb.SEARCH_MODE_HYBRID,
 }
 
 
-def search(answer: Answer, encoding: pb.VectorEncoding.ValueType) -> pb.SearchSimilarResponse:
+def search(
+    outcome: Outcome, encoding: pb.VectorEncoding.ValueType, *, explain: bool = False
+) -> pb.SearchSimilarResponse:
     """Returns the reply of SearchSimilar, without its timing."""
     message = pb.SearchSimilarResponse(
-        plan=PLANS[answer.plan],
-        candidates_considered=answer.considered,
-        maybe_incomplete=answer.maybe_incomplete,
+        plan=PLANS[outcome.plan],
+        candidates_considered=outcome.considered,
+        maybe_incomplete=outcome.maybe_incomplete,
+        mode=MODES[outcome.mode],
+        formula=outcome.formula,
     )
-    for hit in answer.hits:
-        result = message.results.add(score=hit.score)
-        _fill(result.memory, hit.memory, encoding)
+    for rank, found in enumerate(outcome.results, start=1):
+        result = message.results.add(score=found.score)
+        _fill(result.memory, found.memory, encoding)
+        if found.ranked is not None and found.ranked.collapsed:
+            result.collapsed_ids.extend(map(str, found.ranked.collapsed))
+        if found.surroundings is not None:
+            for one in found.surroundings.before:
+                _fill(result.before.add(), one, encoding)
+            for one in found.surroundings.after:
+                _fill(result.after.add(), one, encoding)
+        if explain:
+            explanations.fill(result.explanation, found, outcome, rank=rank)
+    if explain:
+        explanations.fill_terms(message, outcome.terms)
     return message
 
 

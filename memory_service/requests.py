@@ -78,7 +78,7 @@ REPLACES_METADATA = {
     pb.METADATA_UPDATE_REPLACE: True,
 }
 
-UPDATABLE = ("content", "summary", "metadata", "embedding", "importance", "conversation_id")
+UPDATABLE = ("content", "summary", "metadata", "embedding", "importance", "conversation_id", "language")
 
 
 def update_draft(fields: FieldReader, request: pb.UpdateVectorRequest) -> UpdateDraft:
@@ -101,6 +101,8 @@ def update_draft(fields: FieldReader, request: pb.UpdateVectorRequest) -> Update
         changes["importance"] = fields.importance("memory.importance", importance)
     if "conversation_id" in paths:
         changes["conversation_id"] = fields.conversation_id("memory.conversation_id", memory.conversation_id)
+    if "language" in paths:
+        changes["language"] = fields.language("memory.language", memory.language)
     brings_embedding = "embedding" in paths and memory.HasField("embedding")
     if brings_embedding:
         changes["embedding"] = fields.embedding("memory.embedding", memory.embedding) or UNCHANGED

@@ -1,16 +1,19 @@
-"""Reading SearchSimilar's request: what to look for, how near it is measured, and how much to return."""
+"""Reading SearchSimilar's request: what to look for, how it is compared and ranked, and how much to return."""
 
 import math
 from dataclasses import dataclass
-from uuid import UUID
 
 from db.filters import Filter
+from db.lexical import Words
 from db.memory import View
 from db.search import Nearest
 from db.search_statements import Metric
 from db.vectors import Embedding
-from memory_service import requests
+from memory_service import query_request, ranking_request, requests
 from memory_service.fields import FieldReader
+from memory_service.query_request import Query
+from memory_service.ranking.options import Mode
+from memory_service.ranking_request import RankingDefaults, RankingDraft
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.wire_vectors import COMPONENT_BYTES, encoding_of
 
@@ -20,15 +23,8 @@ METRICS = {
     pb.METRIC_INNER_PRODUCT: Metric.INNER_PRODUCT,
     pb.METRIC_L2: Metric.L2,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """What to look for: exactly one of the three."""
-
-    embedding: Embedding | None = None
-    text: str = ""
-    memory_id: UUID | None = None
+MAX_K1 = 10.0
+_DEFAULTS = RankingDefaults()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +33,10 @@ class SearchDraft:
 
     user_id: str
     query: Query
+    mode: Mode
+    words: Words | None
+    """None in mode DENSE."""
+    ranking: RankingDraft
     limit: int
     metric: Metric
     filter: Filter
@@ -47,6 +47,17 @@ class SearchDraft:
     ef_search: int | None
     candidates: int | None
     records_access: bool
+    explain: bool
+
+    @property
+    def text_to_embed(self) -> str:
+        """The text that has to become an embedding; empty for none."""
+        return self.query.text if self.query.embedding is None and self.mode is not Mode.LEXICAL else ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the nearest embeddings are the answer, in one statement."""
+        return self.mode is Mode.DENSE and self.ranking.is_neutral
 
     def nearest(self, embedding: Embedding, *, max_text_bytes: int) -> Nearest:
         """Returns the search for what is near `embedding`."""
@@ -65,19 +76,25 @@ class SearchDraft:
         )
 
 
-def read(fields: FieldReader, request: pb.SearchSimilarRequest) -> SearchDraft:
+def read(fields: FieldReader, request: pb.SearchSimilarRequest, defaults: RankingDefaults = _DEFAULTS) -> SearchDraft:
     """Reads the request, noting violations."""
     limits = fields.limits
     view = fields.choice("view", request.view, requests.VIEWS)
     encoding = requests.encoding(fields, request.embedding_encoding, default=encoding_of(request.embedding))
     limit = fields.size("limit", request.limit, default=limits.default_search_limit, maximum=limits.max_search_limit)
+    query, mode = query_request.read(fields, request)
+    ranking = ranking_request.read(fields, request, mode, defaults)
+    words = _words(fields, query.text, request.lexical)
     if view is View.FULL:
-        check_embeddings_fit(fields, limit, encoding)
+        check_embeddings_fit(fields, limit * (1 + 2 * max(0, ranking.context)), encoding)
     if math.isnan(request.min_score):
         fields.violations.add("min_score", "is NaN, expected a number")
-    return SearchDraft(
+    draft = SearchDraft(
         user_id=fields.user_id(request.user_id),
-        query=_query(fields, request),
+        query=query,
+        mode=mode,
+        words=None if mode is Mode.DENSE else words,
+        ranking=ranking,
         limit=limit,
         metric=fields.choice("metric", request.metric, METRICS),
         filter=requests.memory_filter(fields, request.filter, show_deleted=request.show_deleted),
@@ -92,33 +109,32 @@ def read(fields: FieldReader, request: pb.SearchSimilarRequest) -> SearchDraft:
         if request.HasField("candidates")
         else None,
         records_access=not request.skip_access_recording,
+        explain=request.explain,
     )
+    if not draft.is_plain:
+        _check_only_plain(fields, draft)
+    return draft
 
 
-def _query(fields: FieldReader, request: pb.SearchSimilarRequest) -> Query:
-    given = [
-        name
-        for name, is_set in (
-            ("embedding", request.HasField("embedding")),
-            ("text", bool(request.text)),
-            ("memory_id", bool(request.memory_id)),
-        )
-        if is_set
-    ]
-    if len(given) != 1:
-        received = " and ".join(given) or "none of them"
-        fields.violations.add(
-            given[-1] if given else "text",
-            f"expected exactly one of embedding, text and memory_id, received {received}",
-        )
-        return Query()
-    match given[0]:
-        case "embedding":
-            return Query(embedding=fields.embedding("embedding", request.embedding))
-        case "text":
-            return Query(text=fields.text_to_embed("text", request.text))
-        case _:
-            return Query(memory_id=fields.uuid("memory_id", request.memory_id))
+def _words(fields: FieldReader, text: str, message: pb.LexicalOptions) -> Words:
+    changes: dict[str, float] = {}
+    if message.HasField("k1"):
+        changes["k1"] = fields.number("lexical.k1", message.k1, minimum=0.0, maximum=MAX_K1)
+    if message.HasField("b"):
+        changes["b"] = fields.number("lexical.b", message.b, minimum=0.0, maximum=1.0)
+    language = fields.language("lexical.language", message.language)
+    return Words(text=text, language=language, max_terms=fields.limits.max_query_terms, **changes)
+
+
+def _check_only_plain(fields: FieldReader, draft: SearchDraft) -> None:
+    """Notes what only makes sense where the nearest embeddings are the answer."""
+    advice = "leave it out, or choose mode DENSE without ranking, conversation weights and diversity"
+    if draft.metric is not Metric.COSINE:
+        received = f"is not cosine, by which a ranked search in mode {draft.mode.name} compares"
+        fields.violations.add("metric", f"{received}; {advice}")
+    if draft.filter.show_deleted:
+        received = f"is set, but a ranked search in mode {draft.mode.name} finds live memories only"
+        fields.violations.add("show_deleted", f"{received}; {advice}")
 
 
 def check_embeddings_fit(fields: FieldReader, limit: int, encoding: pb.VectorEncoding.ValueType) -> None:

@@ -1,27 +1,31 @@
-"""Finding memories by meaning: SearchSimilar and BatchSearchSimilar."""
+"""Finding memories: SearchSimilar and BatchSearchSimilar."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
-from db import fetch
+from db import fetch, surroundings
 from db.access import AccessBuffer
 from db.ann_registry import AnnRegistry
 from db.cancellation import Call
 from db.connection import Connection
-from db.errors import MemoryDeleted, MemoryNotFound, ReplyTooLarge
-from db.memory import View
+from db.errors import EmbeddingPending, MemoryDeleted, MemoryNotFound, ReplyTooLarge
+from db.memory import EmbeddingState, View
 from db.pool import Database
-from db.search import Answer, Means, Nearest, search
+from db.search import Means, search
 from db.search_plan import SearchTuning, coarse_of
 from db.user_sizes import UserSizes
 from db.vectors import Embedding
-from memory_service import replies, search_request
+from memory_service import replies, search_outcome, search_request
 from memory_service.embedding.errors import TextNotEmbeddable
 from memory_service.fields import FieldReader
 from memory_service.limits import Limits
+from memory_service.ranked_search import RankedSearch
+from memory_service.ranking.options import Mode
+from memory_service.ranking_request import RankingDefaults
+from memory_service.search_outcome import Outcome
 from memory_service.search_request import SearchDraft
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.v1 import memory_pb2 as pb
@@ -31,17 +35,8 @@ from memory_service.violations import InvalidArgument, Violation, Violations
 class SearchObserver(Protocol):
     """Is told of every search, to measure it."""
 
-    def __call__(self, user_id: str, nearest: Nearest, answer: Answer) -> None:
-        """Takes note of a search and its answer; must not block."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What was looked for, what was found, and the seconds it took the database."""
-
-    nearest: Nearest
-    answer: Answer
-    database_s: float
+    def __call__(self, user_id: str, outcome: Outcome) -> None:
+        """Takes note of what a search has found; must not block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +52,7 @@ class Searching:
     tuning: Callable[[], SearchTuning]
     """Returns how far approximate plans look at the moment."""
     observe: SearchObserver
+    ranking: RankingDefaults
     dimensions: int
     limits: Limits
     clock: Callable[[], datetime]
@@ -69,12 +65,13 @@ class Searching:
         """Finds the memories nearest to an embedding, a text or a memory."""
         started_at = time.perf_counter()
         violations = Violations()
-        draft = search_request.read(self._fields(violations), request)
+        draft = search_request.read(self._fields(violations), request, self.ranking)
         violations.raise_if_any()
 
-        embeddings, embedding_s = self._embed([("text", draft.query.text)], call)
-        found = self.database.read(call, lambda conn: self._find(conn, draft, embeddings))
-        reply = replies.search(found.answer, draft.encoding)
+        now = self.clock()
+        embeddings, embedding_s = self._embed([("text", draft.text_to_embed)], call)
+        outcome = self.database.read(call, lambda conn: self._find(conn, draft, embeddings, now))
+        reply = replies.search(outcome, draft.encoding, explain=draft.explain)
         replies.set_timing(
             reply.timing,
             total_s=time.perf_counter() - started_at,
@@ -83,7 +80,7 @@ class Searching:
             embedding_s=embedding_s,
         )
         self._check_size(reply.ByteSize(), len(reply.results))
-        self._note(draft, found)
+        self._note(draft, outcome)
         return reply
 
     def search_batch(self, request: pb.BatchSearchSimilarRequest, call: Call) -> pb.BatchSearchSimilarResponse:
@@ -93,9 +90,10 @@ class Searching:
         drafts = self._read_batch(request, violations)
         violations.raise_if_any()
 
-        texts = [(f"searches[{index}].text", draft.query.text) for index, draft in enumerate(drafts)]
+        now = self.clock()
+        texts = [(f"searches[{index}].text", draft.text_to_embed) for index, draft in enumerate(drafts)]
         embeddings, embedding_s = self._embed(texts, call)
-        found, responses = self.database.read(call, lambda conn: self._find_all(conn, drafts, embeddings))
+        outcomes, responses = self.database.read(call, lambda conn: self._find_all(conn, drafts, embeddings, now))
         reply = pb.BatchSearchSimilarResponse(responses=responses)
         replies.set_timing(
             reply.timing,
@@ -105,8 +103,8 @@ class Searching:
             embedding_s=embedding_s,
         )
         self._check_size(reply.ByteSize(), sum(len(response.results) for response in responses))
-        for draft, one in zip(drafts, found, strict=True):
-            self._note(draft, one)
+        for draft, outcome in zip(drafts, outcomes, strict=True):
+            self._note(draft, outcome)
         return reply
 
     def _read_batch(self, request: pb.BatchSearchSimilarRequest, violations: Violations) -> list[SearchDraft]:
@@ -120,7 +118,7 @@ class Searching:
             if message.user_id not in ("", user_id):
                 inner.add("user_id", "differs from the batch's user_id; leave it empty")
             message.user_id = user_id
-            drafts.append(search_request.read(self._fields(inner), message))
+            drafts.append(search_request.read(self._fields(inner), message, self.ranking))
         return drafts
 
     def _embed(self, texts: list[tuple[str, str]], call: Call) -> tuple[dict[str, Embedding], float]:
@@ -141,38 +139,58 @@ class Searching:
         return dict(zip(wanted, embeddings, strict=True)), embedding_s
 
     def _find_all(
-        self, conn: Connection, drafts: list[SearchDraft], embeddings: dict[str, Embedding]
-    ) -> tuple[list[_Found], list[pb.SearchSimilarResponse]]:
+        self, conn: Connection, drafts: list[SearchDraft], embeddings: dict[str, Embedding], now: datetime
+    ) -> tuple[list[Outcome], list[pb.SearchSimilarResponse]]:
         """Runs the searches until their replies are too large together, which no server should have to hold."""
-        found: list[_Found] = []
+        outcomes: list[Outcome] = []
         responses: list[pb.SearchSimilarResponse] = []
         size = count = 0
         for index, draft in enumerate(drafts):
-            started_at = time.perf_counter()
+            started_at, database_s = time.perf_counter(), conn.database_s
             try:
-                one = self._find(conn, draft, embeddings)
-            except (MemoryNotFound, MemoryDeleted) as error:
+                outcome = self._find(conn, draft, embeddings, now)
+            except (MemoryNotFound, MemoryDeleted, EmbeddingPending) as error:
                 raise type(error)(f"searches[{index}].memory_id: {error}") from error
-            response = replies.search(one.answer, draft.encoding)
+            response = replies.search(outcome, draft.encoding, explain=draft.explain)
             replies.set_timing(
                 response.timing,
                 total_s=time.perf_counter() - started_at,
                 pool_wait_s=0.0,
-                database_s=one.database_s,
+                database_s=conn.database_s - database_s,
                 embedding_s=0.0,
             )
             size, count = size + response.ByteSize(), count + len(response.results)
             self._check_size(size, count)
-            found.append(one)
+            outcomes.append(outcome)
             responses.append(response)
-        return found, responses
+        return outcomes, responses
 
-    def _find(self, conn: Connection, draft: SearchDraft, embeddings: dict[str, Embedding]) -> _Found:
-        database_s = conn.database_s
-        embedding = draft.query.embedding or embeddings.get(draft.query.text) or _origin(conn, draft)
-        nearest = draft.nearest(embedding, max_text_bytes=self.limits.max_reply_bytes)
-        answer = search(conn, draft.user_id, nearest, self._means(draft.user_id))
-        return _Found(nearest, answer, conn.database_s - database_s)
+    def _find(self, conn: Connection, draft: SearchDraft, embeddings: dict[str, Embedding], now: datetime) -> Outcome:
+        embedding = None
+        if draft.mode is not Mode.LEXICAL:
+            embedding = draft.query.embedding or embeddings.get(draft.query.text) or _origin(conn, draft)
+        means, max_text_bytes = self._means(draft.user_id), self.limits.max_reply_bytes
+        if embedding is not None and draft.is_plain:
+            nearest = draft.nearest(embedding, max_text_bytes=max_text_bytes)
+            outcome = search_outcome.of_nearest(nearest, search(conn, draft.user_id, nearest, means))
+        else:
+            outcome = RankedSearch(
+                conn=conn, draft=draft, embedding=embedding, means=means, now=now, max_text_bytes=max_text_bytes
+            ).run()
+        return self._with_context(conn, draft, outcome) if draft.ranking.context else outcome
+
+    def _with_context(self, conn: Connection, draft: SearchDraft, outcome: Outcome) -> Outcome:
+        """Adds what stands around each result in its conversation."""
+        found = surroundings.around(
+            conn,
+            draft.user_id,
+            [result.memory.id for result in outcome.results],
+            reach=draft.ranking.context,
+            view=draft.view,
+            max_text_bytes=self.limits.max_reply_bytes,
+        )
+        results = [replace(result, surroundings=found[result.memory.id]) for result in outcome.results]
+        return replace(outcome, results=results)
 
     def _means(self, user_id: str) -> Means:
         return Means(
@@ -182,13 +200,13 @@ class Searching:
             tuning=self.tuning(),
         )
 
-    def _note(self, draft: SearchDraft, found: _Found) -> None:
+    def _note(self, draft: SearchDraft, outcome: Outcome) -> None:
         """Learns from a search that was answered, and counts its results as accessed."""
-        self.observe(draft.user_id, found.nearest, found.answer)
+        self.observe(draft.user_id, outcome)
         if not draft.filter.show_deleted:
-            self.sizes.seen(draft.user_id, found.answer.considered)
+            self.sizes.seen(draft.user_id, outcome.considered)
         if draft.records_access:
-            live = [hit.memory.id for hit in found.answer.hits if hit.memory.deleted_at is None]
+            live = [result.memory.id for result in outcome.results if result.memory.deleted_at is None]
             self.accesses.record(draft.user_id, live, at=self.clock())
 
     def _check_size(self, size: int, count: int) -> None:
@@ -204,5 +222,7 @@ def _origin(conn: Connection, draft: SearchDraft) -> Embedding:
     if memory.deleted_at is not None and not draft.filter.show_deleted:
         raise MemoryDeleted(f"memory {memory.id} is deleted; restore it first, or set show_deleted")
     if memory.embedding is None:
-        raise ValueError("the full view lacks its embedding")
+        if memory.embedding_state is EmbeddingState.FAILED:
+            raise EmbeddingPending(f"memory {memory.id} could not be embedded; update its content or embedding first")
+        raise EmbeddingPending(f"memory {memory.id} waits for its embedding; try again later, or search for its text")
     return memory.embedding

@@ -1,13 +1,17 @@
 """What GetServerInfo tells: versions, the embedding space, every limit, and the approximate indexes."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
 
 from db.ann_catalog import IndexInfo, IndexState
+from db.embedding_queue_state import QueueCounts
+from db.languages import LANGUAGES
+from db.stored_state import StoredState
 from memory_service.limits import Limits
+from memory_service.ranking.presets import PRESETS
+from memory_service.ranking_request import CLOCKS, PRESET_NAMES, RankingDefaults
 from memory_service.v1 import memory_pb2 as pb
 
 
@@ -31,8 +35,10 @@ _STATES = {
 }
 
 
-def server_info(facts: ServerFacts, limits: Limits, indexes: Iterable[IndexInfo]) -> pb.GetServerInfoResponse:
-    """Returns the reply of GetServerInfo."""
+def server_info(
+    facts: ServerFacts, limits: Limits, ranking: RankingDefaults, state: StoredState | None
+) -> pb.GetServerInfoResponse:
+    """Returns the reply of GetServerInfo; `state` is None while the database is out of reach."""
     return pb.GetServerInfoResponse(
         version=facts.version,
         schema_revision=facts.schema_revision,
@@ -42,7 +48,32 @@ def server_info(facts: ServerFacts, limits: Limits, indexes: Iterable[IndexInfo]
         embedding_model=facts.embedding_model,
         embedding_dimensions=facts.embedding_dimensions,
         limits=_limits(limits),
-        ann_indexes=[_ann_index(index) for index in indexes],
+        languages=LANGUAGES,
+        default_language=limits.default_language,
+        default_ranking=_ranking(ranking.preset),
+        default_dense_weight=ranking.dense_weight,
+        ann_indexes=[] if state is None else [_ann_index(index) for index in state.indexes],
+        embedding_queue=None if state is None else _embedding_queue(state.queue),
+    )
+
+
+def _embedding_queue(counts: QueueCounts) -> pb.EmbeddingQueue:
+    message = pb.EmbeddingQueue(pending_count=counts.pending, failed_count=counts.failed)
+    if counts.oldest_queued_at is not None:
+        message.oldest_pending_at.FromDatetime(counts.oldest_queued_at)
+    return message
+
+
+def _ranking(preset: str) -> pb.Ranking:
+    """Returns the preset with what it stands for."""
+    boosts = PRESETS[preset]
+    return pb.Ranking(
+        preset=next(value for value, name in PRESET_NAMES.items() if value and name == preset),
+        recency_weight=boosts.recency_weight,
+        half_life=_duration(timedelta(seconds=boosts.half_life_s)),
+        clock=next(value for value, clock in CLOCKS.items() if clock is boosts.clock),
+        importance_weight=boosts.importance_weight,
+        access_weight=boosts.access_weight,
     )
 
 
@@ -83,6 +114,7 @@ def _limits(values: Limits) -> pb.Limits:
         max_filter_values=values.max_filter_values,
         max_candidates=values.max_candidates,
         max_ef_search=values.max_ef_search,
+        max_query_terms=values.max_query_terms,
         max_call_duration=_duration(values.max_call_duration),
     )
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -11,7 +11,6 @@ from pydantic import SecretStr
 
 from db import migrate
 from db.access import AccessBuffer
-from db.ann_catalog import list_indexes
 from db.ann_demand import AnnDemand
 from db.ann_maintenance import AnnMaintenance
 from db.ann_registry import AnnRegistry
@@ -20,33 +19,37 @@ from db.pool import Database, PoolOptions
 from db.probe import Probe
 from db.recall_probe import RecallProbe
 from db.schema import read_facts, require
-from db.search import Answer, Nearest
 from db.search_plan import SearchTuning, coarse_of
 from db.search_tuning import TuningState
+from db.stored_state import read_stored_state
 from db.user_sizes import UserSizes
 from memory_service import __version__
 from memory_service.ann_settings import ann_policy, supports_ann
 from memory_service.config import Settings
 from memory_service.embedding import create_embedder
+from memory_service.embedding_chain import assemble
+from memory_service.embedding_queue import EmbeddingQueue, QueueOptions
 from memory_service.errors import to_status
 from memory_service.failures import CUT_OFF
 from memory_service.global_recall import GlobalRecall
-from memory_service.housekeeping import Housekeeping
+from memory_service.housekeeping import CacheBounds, Housekeeping
 from memory_service.import_streams import ImportStreams
 from memory_service.importing import Importing
 from memory_service.limits import limits_of
-from memory_service.measured_embedder import MeasuredEmbedder
 from memory_service.metrics import Metrics
 from memory_service.metrics_listener import MetricsListener
 from memory_service.monitor import DatabaseMonitor
 from memory_service.provisioning import embedding_space
+from memory_service.ranking_request import RankingDefaults
 from memory_service.recall import Recall
+from memory_service.search_outcome import Outcome
 from memory_service.searching import Searching
 from memory_service.server import Addresses, Server
 from memory_service.server_info import ServerFacts
 from memory_service.servicer import MemoryServicer
 from memory_service.state_metrics import StateMetrics
 from memory_service.text_embeddings import TextEmbeddings
+from memory_service.vector_cache import CacheOptions
 from memory_service.writing import Writing
 
 log = structlog.get_logger(__name__)
@@ -117,6 +120,7 @@ def _open(settings: Settings, database_url: str, metrics: Metrics, closing: Exit
     """Opens what the servicer works with; `closing` closes it, in reverse order."""
     embedder = create_embedder(settings)
     if embedder is not None:
+        embedder = assemble(embedder, settings, metrics.embeddings)
         closing.callback(embedder.close)
     database = Database(database_url, _pool_options(settings))
     closing.callback(database.close)
@@ -125,7 +129,15 @@ def _open(settings: Settings, database_url: str, metrics: Metrics, closing: Exit
     accesses = AccessBuffer(database, flush_interval_s=settings.access_flush_interval_s)
     accesses.start()
     closing.callback(accesses.close)
-    housekeeping = Housekeeping(database, clock=utc_now, interval_s=settings.purge_interval_s)
+    cache_ttl = timedelta(seconds=settings.embedding_cache_ttl_s)
+    housekeeping = Housekeeping(
+        database,
+        clock=utc_now,
+        interval_s=settings.purge_interval_s,
+        cache=CacheBounds(
+            max_rows=settings.embedding_cache_max_rows, ttl=cache_ttl, on_evict=metrics.embeddings.cache_evicted
+        ),
+    )
     housekeeping.start()
     closing.callback(housekeeping.close)
     ann = AnnRegistry(database)
@@ -159,29 +171,55 @@ def _open(settings: Settings, database_url: str, metrics: Metrics, closing: Exit
     )
     recall_probe.start()
     closing.callback(recall_probe.close)
-    metrics.registry.register(StateMetrics(database=database, accesses=accesses, tuning=tuning))
+    metrics.registry.register(StateMetrics(database=database, accesses=accesses, tuning=tuning, clock=utc_now))
     embeddings = (
-        TextEmbeddings(MeasuredEmbedder(embedder, metrics.embeddings), database, utc_now)
+        TextEmbeddings(
+            embedder,
+            database,
+            utc_now,
+            cache=CacheOptions(
+                enabled=settings.embedding_cache_max_rows > 0,
+                ttl=cache_ttl,
+                on_look_up=metrics.embeddings.cache_looked_up,
+            ),
+        )
         if embedder is not None
         else None
     )
+    queue = _embedding_queue(settings, database, embeddings, metrics)
+    if queue is not None:
+        queue.start()
+        closing.callback(queue.close)
+    wake_queue = queue.wake if queue is not None else lambda: None
     limits = limits_of(settings)
+    ranking = RankingDefaults(preset=settings.ranking, dense_weight=settings.dense_weight)
     imports = ImportStreams(settings.import_streams)
     closing.callback(imports.close)
 
     def new_call(timeout_s: float | None) -> Call:
         return database.call(timeout_s=timeout_s)
 
-    def observe(user_id: str, nearest: Nearest, answer: Answer) -> None:
-        metrics.searches.searched(answer.plan, answer.considered)
-        recall_probe.offer(user_id, nearest, answer)
+    def observe(user_id: str, outcome: Outcome) -> None:
+        metrics.searches.searched(outcome.plan, outcome.considered)
+        if outcome.dense is not None:
+            recall_probe.offer(user_id, *outcome.dense)
 
     return MemoryServicer(
         writing=Writing(
-            database=database, embeddings=embeddings, dimensions=settings.dimensions, limits=limits, clock=utc_now
+            database=database,
+            embeddings=embeddings,
+            dimensions=settings.dimensions,
+            limits=limits,
+            clock=utc_now,
+            wake_queue=wake_queue,
         ),
         importing=Importing(
-            database=database, embeddings=embeddings, dimensions=settings.dimensions, limits=limits, clock=utc_now
+            database=database,
+            embeddings=embeddings,
+            dimensions=settings.dimensions,
+            limits=limits,
+            clock=utc_now,
+            wake_queue=wake_queue,
         ),
         imports=imports,
         searching=Searching(
@@ -192,6 +230,7 @@ def _open(settings: Settings, database_url: str, metrics: Metrics, closing: Exit
             sizes=sizes,
             tuning=lambda: tuning.current,
             observe=observe,
+            ranking=ranking,
             dimensions=settings.dimensions,
             limits=limits,
             clock=utc_now,
@@ -213,10 +252,28 @@ def _open(settings: Settings, database_url: str, metrics: Metrics, closing: Exit
             limits=limits,
         ),
         facts=facts,
-        ann_indexes=lambda call: database.read(call, list_indexes),
+        stored_state=lambda call: database.read(call, read_stored_state),
         limits=limits,
+        ranking=ranking,
         new_call=new_call,
     )
+
+
+def _embedding_queue(
+    settings: Settings, database: Database, embeddings: TextEmbeddings | None, metrics: Metrics
+) -> EmbeddingQueue | None:
+    """Returns what embeds what was stored with embed_async; None without an embedder."""
+    if embeddings is None:
+        return None
+    options = QueueOptions(
+        threads=settings.embedding_queue_threads,
+        poll_s=settings.embedding_queue_poll_s,
+        batch=settings.embedding_queue_batch,
+        lease_s=settings.embedding_queue_lease_s,
+        max_attempts=settings.embedding_queue_attempts,
+        first_delay_s=settings.embedding_queue_delay_s,
+    )
+    return EmbeddingQueue(database, embeddings, options, clock=utc_now, count=metrics.embedding_queue.count)
 
 
 def utc_now() -> datetime:

@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterator
 
 import grpc
 
-from db.ann_catalog import IndexInfo
 from db.cancellation import Call
 from db.errors import DatabaseUnavailable
+from db.stored_state import StoredState
 from memory_service.executors import run_on
 from memory_service.global_recall import GlobalRecall
 from memory_service.import_streams import ImportStreams
 from memory_service.importing import Importing
 from memory_service.limits import Limits
+from memory_service.ranking_request import RankingDefaults
 from memory_service.recall import Recall
 from memory_service.searching import Searching
 from memory_service.server_info import ServerFacts, server_info
@@ -39,8 +40,9 @@ class MemoryServicer(MemoryServiceServicer):
         recall: Recall,
         global_recall: GlobalRecall,
         facts: ServerFacts,
-        ann_indexes: Callable[[Call], list[IndexInfo]],
+        stored_state: Callable[[Call], StoredState],
         limits: Limits,
+        ranking: RankingDefaults,
         new_call: NewCall,
     ) -> None:
         self._writing = writing
@@ -52,8 +54,9 @@ class MemoryServicer(MemoryServiceServicer):
         self._recall = recall
         self._global_recall = global_recall
         self._facts = facts
-        self._ann_indexes = ann_indexes
+        self._stored_state = stored_state
         self._limits = limits
+        self._ranking = ranking
         self._new_call = new_call
 
     def end_streams(self) -> None:
@@ -136,7 +139,7 @@ class MemoryServicer(MemoryServiceServicer):
     ) -> pb.GetServerInfoResponse:
         """See the contract."""
         try:
-            indexes = self._ann_indexes(self._call(context))
+            state = self._stored_state(self._call(context))
         except DatabaseUnavailable:  # all else is known without it, and worth knowing just then
-            indexes = []
-        return server_info(self._facts, self._limits, indexes)
+            state = None
+        return server_info(self._facts, self._limits, self._ranking, state)

@@ -1,8 +1,9 @@
 """What is read when somebody asks for metrics: the pool, the access buffer, the tuning and the indexes."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -10,10 +11,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from db.access import AccessBuffer
-from db.ann_catalog import IndexState, list_indexes
+from db.ann_catalog import IndexInfo, IndexState
+from db.embedding_queue_state import QueueCounts
 from db.errors import DatabaseError
 from db.pool import Database
 from db.search_tuning import TuningState
+from db.stored_state import StoredState, read_stored_state
 
 Kind = Literal["gauge", "counter"]
 
@@ -36,7 +39,7 @@ POOL: dict[str, tuple[Kind, str, str, float]] = {
 }
 
 
-# What the indexes are doing stands in the database; whoever asks does not wait longer for it.
+# What the indexes and the embedding queue are doing stands in the database; whoever asks does not wait longer for it.
 DATABASE_TIMEOUT_S = 1.0
 
 
@@ -47,6 +50,8 @@ class StateMetrics(Collector):
     database: Database
     accesses: AccessBuffer
     tuning: TuningState
+    clock: Callable[[], datetime]
+    """Returns the current time in UTC."""
 
     def collect(self) -> Iterator[Metric]:
         """Yields the metrics as they are now."""
@@ -66,7 +71,9 @@ class StateMetrics(Collector):
             "How many times as far as configured approximate searches look, because recall was below its target.",
             value=self.tuning.current.widening,
         )
-        yield self._ann_indexes()
+        stored = self._stored_state()
+        yield _ann_indexes(None if stored is None else stored.indexes)
+        yield from self._embedding_queue(None if stored is None else stored.queue)
 
     def _pool(self) -> Iterator[Metric]:
         statistics = self.database.statistics()
@@ -74,17 +81,41 @@ class StateMetrics(Collector):
             family = GaugeMetricFamily if kind == "gauge" else CounterMetricFamily
             yield family(f"memory_pool_{name}", meaning, value=statistics.get(key, 0) * unit)
 
-    def _ann_indexes(self) -> Metric:
-        metric = GaugeMetricFamily(
-            "memory_ann_indexes",
-            "Approximate indexes, by what they are doing; NaN while the database does not answer.",
+    def _stored_state(self) -> StoredState | None:
+        try:
+            return self.database.read(self.database.call(timeout_s=DATABASE_TIMEOUT_S), read_stored_state)
+        except DatabaseError:
+            return None
+
+    def _embedding_queue(self, counts: QueueCounts | None) -> Iterator[Metric]:
+        memories = GaugeMetricFamily(
+            "memory_embedding_queue_size",
+            "Memories stored with embed_async that wait for their embedding (pending), or did so in vain (failed); NaN "
+            "while the database does not answer.",
             labels=["state"],
         )
-        try:
-            indexes = self.database.read(self.database.call(timeout_s=DATABASE_TIMEOUT_S), list_indexes)
-            counts = Counter(index.state for index in indexes)
-        except DatabaseError:
-            counts = None
-        for state in IndexState:
-            metric.add_metric([state.value], float("nan") if counts is None else counts[state])
-        return metric
+        memories.add_metric(["pending"], float("nan") if counts is None else counts.pending)
+        memories.add_metric(["failed"], float("nan") if counts is None else counts.failed)
+        yield memories
+        yield GaugeMetricFamily(
+            "memory_embedding_queue_oldest_seconds",
+            "How long the oldest of those pending has waited, 0 where none is; NaN while the database does not answer.",
+            value=float("nan") if counts is None else self._age_s(counts),
+        )
+
+    def _age_s(self, counts: QueueCounts) -> float:
+        if counts.oldest_queued_at is None:
+            return 0.0
+        return max(0.0, (self.clock() - counts.oldest_queued_at).total_seconds())
+
+
+def _ann_indexes(indexes: list[IndexInfo] | None) -> Metric:
+    metric = GaugeMetricFamily(
+        "memory_ann_indexes",
+        "Approximate indexes, by what they are doing; NaN while the database does not answer.",
+        labels=["state"],
+    )
+    counts = None if indexes is None else Counter(index.state for index in indexes)
+    for state in IndexState:
+        metric.add_metric([state.value], float("nan") if counts is None else counts[state])
+    return metric

@@ -4,20 +4,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
-from db import embedding_cache
 from db.cancellation import Call
-from db.errors import DatabaseError
 from db.pool import Database
 from db.vectors import Embedding, InvalidEmbedding, normalize_rows
 from memory_service.embedding import Embedder
 from memory_service.embedding.errors import EmbedderUnavailable, TextNotEmbeddable
-
-log = structlog.get_logger(__name__)
-
-Vectors = dict[str, NDArray[np.float32]]
+from memory_service.vector_cache import CacheOptions, VectorCache, Vectors
 
 # A caller without a deadline waits no longer than this for a provider.
 DEFAULT_TIMEOUT_S = 30.0
@@ -26,10 +20,20 @@ DEFAULT_TIMEOUT_S = 30.0
 class TextEmbeddings:
     """Embeds texts through a provider and, where its calls cost something, through the cache."""
 
-    def __init__(self, embedder: Embedder, database: Database, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        database: Database,
+        clock: Callable[[], datetime],
+        *,
+        cache: CacheOptions = CacheOptions(),  # noqa: B008 - frozen
+    ) -> None:
         self._embedder = embedder
-        self._database = database
-        self._clock = clock
+        self._cache = (
+            VectorCache(database, clock, cache, model=embedder.model, dimensions=embedder.dimensions)
+            if embedder.cacheable
+            else None
+        )
 
     @property
     def model(self) -> str:
@@ -45,14 +49,14 @@ class TextEmbeddings:
             EmbedderMisconfigured: When the provider refuses the configuration.
         """
         unique = list(dict.fromkeys(texts))
-        known = self._cached(unique, call) if self._embedder.cacheable else {}
+        known = self._cache.find(unique, call) if self._cache is not None else {}
         missing = [text for text in unique if text not in known]
         fresh = self._ask(missing, texts, call) if missing else {}
         known |= fresh
         # Before they are remembered: a vector without direction would be found in the cache for ever.
         embeddings = _normalized([known[text] for text in texts])
-        if fresh and self._embedder.cacheable:
-            self._remember(fresh, call)
+        if self._cache is not None:
+            self._cache.remember(fresh, call)
         return embeddings
 
     def _ask(self, missing: list[str], texts: Sequence[str], call: Call) -> Vectors:
@@ -66,21 +70,6 @@ class TextEmbeddings:
             # Nobody is left to answer; the provider may be as well as ever.
             raise call.ended_early() or error from error
         return dict(zip(missing, vectors, strict=True))
-
-    def _key(self, text: str) -> bytes:
-        return embedding_cache.cache_key(self._embedder.model, self._embedder.dimensions, text)
-
-    def _cached(self, texts: list[str], call: Call) -> Vectors:
-        keys = {self._key(text): text for text in texts}
-        found = self._database.read(call, lambda conn: embedding_cache.look_up(conn, list(keys)))
-        return {keys[key]: vector for key, vector in found.items()}
-
-    def _remember(self, fresh: Vectors, call: Call) -> None:
-        embeddings = {self._key(text): vector for text, vector in fresh.items()}
-        try:
-            self._database.write(call, lambda conn: embedding_cache.store(conn, embeddings, now=self._clock()))
-        except DatabaseError as error:  # the caller has its embedding; the cache only saves the next call
-            log.warning("embedding_cache_not_written", error=str(error))
 
 
 def _normalized(vectors: Sequence[NDArray[np.float32]]) -> list[Embedding]:

@@ -1,4 +1,4 @@
-"""Tables and quantities for a terminal: columns of even width, bytes and counts as people read them."""
+"""Tables and quantities for a terminal: columns of even width, bytes and times as people read them."""
 
 from collections.abc import Sequence
 
@@ -27,6 +27,14 @@ def size(count: int) -> str:
         if value < KIB:
             break
     return f"{value:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Returns a time that has passed in its largest unit, rounded down."""
+    for unit, length_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length_s:
+            return f"{int(seconds // length_s):,} {unit}"
+    return f"{max(0, int(seconds))} s"
 
 
 def printable(text: str) -> str:

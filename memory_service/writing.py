@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from db import delete, fetch, insert, update
+from db import delete, fetch, update
 from db.cancellation import Call
 from db.connection import Connection
 from db.errors import MemoryNotFound
 from db.memory import Metadata, View
 from db.pool import Database
 from db.update import UNCHANGED, Changes, Unchanged
-from memory_service import drafts, mutations, replies, requests
+from memory_service import drafts, duplicates_request, mutations, replies, requests, storing
 from memory_service.drafts import TextToEmbed
 from memory_service.fields import FieldReader
 from memory_service.limits import Limits
@@ -33,28 +33,37 @@ class Writing:
     limits: Limits
     clock: Callable[[], datetime]
     """Returns the current time in UTC."""
+    wake_queue: Callable[[], object] = lambda: None
+    """Called once memories that wait for their embedding are stored."""
 
     def _fields(self) -> FieldReader:
         return FieldReader(self.limits, self.dimensions, self.embeddings is not None, Violations())
+
+    def _purge_at(self, deleted_at: datetime) -> datetime:
+        return deleted_at + self.limits.deleted_retention
 
     def insert(self, request: pb.InsertVectorRequest, call: Call) -> pb.InsertVectorResponse:
         """Stores one memory."""
         now, fields = self.clock(), self._fields()
         user_id = fields.user_id(request.user_id)
         draft = drafts.read_one(fields, "memory", request.memory, now=now)
+        policy = duplicates_request.read(fields, request)
+        embed_async = fields.embed_async(value=request.embed_async)
         key = mutations.read_key(fields, request, now=now)
         fields.violations.raise_if_any()
 
         def prepare() -> Callable[[Connection], pb.InsertVectorResponse]:
-            [memory] = drafts.complete([draft], self.embeddings, call, now=now)
+            [memory] = drafts.complete([draft], self.embeddings, call, now=now, embed_async=embed_async)
 
             def store(conn: Connection) -> pb.InsertVectorResponse:
-                insert.insert(conn, user_id, memory, now=now)
-                return pb.InsertVectorResponse(memory=replies.inserted(user_id, memory, now=now))
+                return storing.one(conn, user_id, memory, policy, now=now, purge_at=self._purge_at(now))
 
             return store
 
-        return mutations.run(self.database, call, key, prepare=prepare, reply=pb.InsertVectorResponse, now=now)
+        reply = mutations.run(self.database, call, key, prepare=prepare, reply=pb.InsertVectorResponse, now=now)
+        if embed_async:
+            self.wake_queue()
+        return reply
 
     def insert_batch(self, request: pb.BatchInsertVectorsRequest, call: Call) -> pb.BatchInsertVectorsResponse:
         """Stores all memories of a batch, or none."""
@@ -67,20 +76,23 @@ class Writing:
             max_count=self.limits.max_batch_size,
             now=now,
         )
+        policy = duplicates_request.read(fields, request)
+        embed_async = fields.embed_async(value=request.embed_async)
         key = mutations.read_key(fields, request, now=now)
         fields.violations.raise_if_any()
 
         def prepare() -> Callable[[Connection], pb.BatchInsertVectorsResponse]:
-            memories = drafts.complete(batch, self.embeddings, call, now=now)
+            memories = drafts.complete(batch, self.embeddings, call, now=now, embed_async=embed_async)
 
             def store(conn: Connection) -> pb.BatchInsertVectorsResponse:
-                insert.insert_batch(conn, user_id, memories, now=now)
-                results = [replies.insert_result(memory, now=now) for memory in memories]
-                return pb.BatchInsertVectorsResponse(results=results)
+                return storing.batch(conn, user_id, memories, policy, now=now, purge_at=self._purge_at(now))
 
             return store
 
-        return mutations.run(self.database, call, key, prepare=prepare, reply=pb.BatchInsertVectorsResponse, now=now)
+        reply = mutations.run(self.database, call, key, prepare=prepare, reply=pb.BatchInsertVectorsResponse, now=now)
+        if embed_async:
+            self.wake_queue()
+        return reply
 
     def update(self, request: pb.UpdateVectorRequest, call: Call) -> pb.UpdateVectorResponse:
         """Changes the fields that the mask names."""
@@ -95,6 +107,9 @@ class Writing:
             changes = draft.changes
             if draft.content_changes or draft.embed_anew:
                 stored = self.database.read(call, lambda conn: fetch.fetch(conn, user_id, memory_id, view=View.BASIC))
+                # Checked again in the transaction, where it counts; here it saves embedding in vain.
+                fetch.require_etag(stored, request.etag)
+                update.require_live(stored)
                 changes = self._with_embedding(draft, stored.content or "", call)
 
             def change(conn: Connection) -> pb.UpdateVectorResponse:
@@ -138,7 +153,7 @@ class Writing:
         memory_id = fields.uuid("id", request.id)
         key = mutations.read_key(fields, request, now=now)
         fields.violations.raise_if_any()
-        purge_at = now + self.limits.deleted_retention
+        purge_at = self._purge_at(now)
 
         def change(conn: Connection) -> pb.DeleteVectorResponse:
             try:

@@ -9,7 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -91,7 +91,12 @@ def metrics_table() -> str:
     database = Database("", PoolOptions())
     accesses = AccessBuffer(database, flush_interval_s=1.0)
     registry.register(
-        StateMetrics(database=database, accesses=accesses, tuning=TuningState(SearchTuning(), target=1.0))
+        StateMetrics(
+            database=database,
+            accesses=accesses,
+            tuning=TuningState(SearchTuning(), target=1.0),
+            clock=lambda: datetime.now(UTC),
+        )
     )
     rows = [
         (

@@ -7,7 +7,8 @@ from memory_service.bulk.errors import BadRecord
 from memory_service.bulk.records import Record
 from memory_service.v1 import memory_pb2 as pb
 
-# For what a chunk has beside its memories: the ids of user and import, the number, and a length before each memory.
+# For what a chunk has beside its memories: the ids of user and import, its number, the policy for duplicates, and a
+# length before each memory.
 ENVELOPE_BYTES = 2_048
 LENGTH_BYTES = 6
 
@@ -33,6 +34,8 @@ class Chunking:
     max_bytes: int
     keep_ids: bool
     """False: the server makes new ids."""
+    duplicates: pb.Duplicates | None = None
+    """None: they are allowed."""
     left_out: int = 0
     """Records of deleted memories met so far: they are not brought back to life."""
 
@@ -66,4 +69,7 @@ class Chunking:
             yield chunk
 
     def _new(self, number: int) -> Chunk:
-        return Chunk(pb.ImportVectorsRequest(user_id=self.user_id, import_id=self.import_id, chunk=number))
+        request = pb.ImportVectorsRequest(
+            user_id=self.user_id, import_id=self.import_id, chunk=number, duplicates=self.duplicates
+        )
+        return Chunk(request)

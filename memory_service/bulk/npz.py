@@ -105,9 +105,14 @@ class Writer:
         """Adds a memory.
 
         Raises:
-            TransferError: When the texts would take too much memory in this format.
+            TransferError: When the texts would take too much memory in this format, or the embedding is missing.
         """
         row = to_row(memory)
+        if row.embedding is None and "embedding" in self._names:
+            raise TransferError(
+                f"memory {row.id} has no embedding yet, and NumPy files cannot leave one out; use --format parquet or "
+                "jsonl, or leave out --with-embeddings"
+            )
         self._rows.append(row)
         self._longest = max(self._longest, *(len(getattr(row, name) or "") for name in TEXTS))
         if 4 * self._longest * len(self._rows) > MAX_TEXT_BYTES:

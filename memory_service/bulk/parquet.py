@@ -125,9 +125,13 @@ class Writer:
 
 
 def _lists(vectors: list[Any]) -> "pa.Array":
-    """Returns the column of these vectors; from_pydict would go through every single number."""
-    offsets = np.cumsum([0, *(len(vector) for vector in vectors)], dtype=np.int32)
-    numbers = np.concatenate(vectors) if vectors else np.empty(0, np.float32)
+    """Returns the column of these vectors, null for None; from_pydict would go through every single number."""
+    present = [vector for vector in vectors if vector is not None]
+    ends = np.cumsum([0 if vector is None else len(vector) for vector in vectors], dtype=np.int32)
+    # A list whose beginning is null is null itself.
+    absent = np.array([*(vector is None for vector in vectors), False])
+    offsets = pa.array(np.concatenate([np.zeros(1, np.int32), ends]), mask=absent)
+    numbers = np.concatenate(present) if present else np.empty(0, np.float32)
     return pa.ListArray.from_arrays(offsets, numbers.astype(np.float32, copy=False))
 
 

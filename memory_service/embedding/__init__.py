@@ -4,6 +4,12 @@ local.py               a small model in this process
 openai_compatible.py   OpenAI and servers that speak its protocol
 errors.py              what both raise
 cancellation.py        how they learn that nobody waits any more
+
+In front of a provider whose calls cost something (memory_service/embedding_chain.py says in which order):
+
+single_flight.py       a text wanted by several callers is asked for once
+micro_batching.py      texts of callers that wait at the same time share a request
+circuit_breaker.py     a provider that keeps failing is left alone for a while
 """
 
 from collections.abc import Iterator, Sequence

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+# OpenAI takes 300,000 tokens in a request. No token is shorter than a byte, so as many bytes always fit.
+REQUEST_BYTES = 300_000
+
 
 def batches(sizes: Sequence[int], *, max_items: int, max_size: int) -> Iterator[slice]:
     """Yields consecutive slices that cover items of the given `sizes` in order.

@@ -3,6 +3,7 @@
 EmbeddingError
 ├── TextNotEmbeddable      one of the texts cannot be embedded, whoever asks again
 ├── EmbedderUnavailable    the embedder cannot answer at the moment
+│   └── RequestGivenUp     nobody waited for its answer any more
 └── EmbedderMisconfigured  the embedder refuses our requests, or its vectors are not what we need
 """
 
@@ -29,6 +30,10 @@ class EmbedderUnavailable(EmbeddingError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
         """How long to wait before the next attempt: the provider's own wish where it gave one."""
+
+
+class RequestGivenUp(EmbedderUnavailable):
+    """Whoever waited for the answer left before it came, which says little of the embedder."""
 
 
 class EmbedderMisconfigured(EmbeddingError):

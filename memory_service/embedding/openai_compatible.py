@@ -10,12 +10,13 @@ import openai
 import structlog
 from numpy.typing import NDArray
 
-from memory_service.embedding.batches import batches
+from memory_service.embedding.batches import REQUEST_BYTES, batches
 from memory_service.embedding.blank import refuse_blank
 from memory_service.embedding.cancellation import Cancellation
 from memory_service.embedding.errors import (
     EmbedderMisconfigured,
     EmbedderUnavailable,
+    RequestGivenUp,
     TextNotEmbeddable,
 )
 from memory_service.embedding.loop_thread import LoopClosed, LoopThread, Stopped
@@ -26,9 +27,7 @@ logger = structlog.get_logger(__name__)
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
-# OpenAI takes 300,000 tokens in a request. No token is shorter than a byte, so as many bytes always fit.
-_REQUEST_BYTES = 300_000
-# The largest batch call of the service is 28 requests of that size: too many for one after the other.
+# A call may be as large as 28 requests: too many for one after the other.
 _CONCURRENT_REQUESTS = 4
 _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 8.0
@@ -130,9 +129,9 @@ class OpenAIEmbedder:
         try:
             replies = self._loop.run(self._ask_for_all(sent, timeout_s), cancellation)
         except Stopped:
-            raise EmbedderUnavailable("the request was given up", retry_after_s=_RETRY_AFTER_S) from None
+            raise RequestGivenUp("the request was given up", retry_after_s=_RETRY_AFTER_S) from None
         except LoopClosed:
-            raise EmbedderUnavailable("the embedder is closed", retry_after_s=_RETRY_AFTER_S) from None
+            raise RequestGivenUp("the embedder is closed", retry_after_s=_RETRY_AFTER_S) from None
         vectors = np.empty((len(texts), self._dimensions), np.float32)
         for reply in replies:  # read here, not on the loop, where it would hold up the other calls
             rows = read_vectors(reply.body, count=reply.count, dimensions=self._dimensions)
@@ -156,7 +155,7 @@ class OpenAIEmbedder:
             async with asyncio.timeout_at(deadline), asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(ask(batch))
-                    for batch in batches(sizes, max_items=self._batch_size, max_size=_REQUEST_BYTES)
+                    for batch in batches(sizes, max_items=self._batch_size, max_size=REQUEST_BYTES)
                 ]
         except TimeoutError:
             raise EmbedderUnavailable(_no_answer(timeout_s), retry_after_s=_RETRY_AFTER_S) from None

@@ -199,6 +199,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the embedding provider refused the server's credentials or model name."""
     ERROR_REASON_GLOBAL_SEARCH_DISABLED: _ErrorReason.ValueType  # 23
     """FAILED_PRECONDITION: SearchAllUsers on a server without MEMORY_GLOBAL_SEARCH=on."""
+    ERROR_REASON_EMBEDDING_PENDING: _ErrorReason.ValueType  # 24
+    """FAILED_PRECONDITION: the memory to search from has no embedding yet; see its embedding_state."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. google.rpc.ErrorInfo.reason holds the name without "ERROR_REASON_"."""
@@ -253,7 +255,105 @@ ERROR_REASON_EMBEDDER_MISCONFIGURED: ErrorReason.ValueType  # 22
 """FAILED_PRECONDITION: the embedding provider refused the server's credentials or model name."""
 ERROR_REASON_GLOBAL_SEARCH_DISABLED: ErrorReason.ValueType  # 23
 """FAILED_PRECONDITION: SearchAllUsers on a server without MEMORY_GLOBAL_SEARCH=on."""
+ERROR_REASON_EMBEDDING_PENDING: ErrorReason.ValueType  # 24
+"""FAILED_PRECONDITION: the memory to search from has no embedding yet; see its embedding_state."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
+
+class _EmbeddingState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EmbeddingStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EmbeddingState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EMBEDDING_STATE_UNSPECIFIED: _EmbeddingState.ValueType  # 0
+    """Never sent."""
+    EMBEDDING_STATE_READY: _EmbeddingState.ValueType  # 1
+    """It has."""
+    EMBEDDING_STATE_PENDING: _EmbeddingState.ValueType  # 2
+    """Stored with embed_async, and waiting for the provider. Found by words, recency and id meanwhile."""
+    EMBEDDING_STATE_FAILED: _EmbeddingState.ValueType  # 3
+    """The provider refused it, or failed too often. UpdateVector with a new content or embedding mends it."""
+
+class EmbeddingState(_EmbeddingState, metaclass=_EmbeddingStateEnumTypeWrapper):
+    """Whether a memory has its embedding."""
+
+EMBEDDING_STATE_UNSPECIFIED: EmbeddingState.ValueType  # 0
+"""Never sent."""
+EMBEDDING_STATE_READY: EmbeddingState.ValueType  # 1
+"""It has."""
+EMBEDDING_STATE_PENDING: EmbeddingState.ValueType  # 2
+"""Stored with embed_async, and waiting for the provider. Found by words, recency and id meanwhile."""
+EMBEDDING_STATE_FAILED: EmbeddingState.ValueType  # 3
+"""The provider refused it, or failed too often. UpdateVector with a new content or embedding mends it."""
+Global___EmbeddingState: _TypeAlias = EmbeddingState  # noqa: Y015
+
+class _DuplicatePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DuplicatePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DuplicatePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DUPLICATE_POLICY_UNSPECIFIED: _DuplicatePolicy.ValueType  # 0
+    """ALLOW."""
+    DUPLICATE_POLICY_ALLOW: _DuplicatePolicy.ValueType  # 1
+    """Store it all the same."""
+    DUPLICATE_POLICY_SKIP: _DuplicatePolicy.ValueType  # 2
+    """Store nothing."""
+    DUPLICATE_POLICY_REINFORCE: _DuplicatePolicy.ValueType  # 3
+    """Store nothing, count an access of the memory there is, and raise its importance to the new one's if that is
+    higher.
+    """
+    DUPLICATE_POLICY_SUPERSEDE: _DuplicatePolicy.ValueType  # 4
+    """Store it, and soft-delete the memory there is, which then names its successor in superseded_by."""
+
+class DuplicatePolicy(_DuplicatePolicy, metaclass=_DuplicatePolicyEnumTypeWrapper):
+    """What to do with a memory whose like the user has already."""
+
+DUPLICATE_POLICY_UNSPECIFIED: DuplicatePolicy.ValueType  # 0
+"""ALLOW."""
+DUPLICATE_POLICY_ALLOW: DuplicatePolicy.ValueType  # 1
+"""Store it all the same."""
+DUPLICATE_POLICY_SKIP: DuplicatePolicy.ValueType  # 2
+"""Store nothing."""
+DUPLICATE_POLICY_REINFORCE: DuplicatePolicy.ValueType  # 3
+"""Store nothing, count an access of the memory there is, and raise its importance to the new one's if that is
+higher.
+"""
+DUPLICATE_POLICY_SUPERSEDE: DuplicatePolicy.ValueType  # 4
+"""Store it, and soft-delete the memory there is, which then names its successor in superseded_by."""
+Global___DuplicatePolicy: _TypeAlias = DuplicatePolicy  # noqa: Y015
+
+class _InsertOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InsertOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InsertOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INSERT_OUTCOME_UNSPECIFIED: _InsertOutcome.ValueType  # 0
+    """Never sent."""
+    INSERT_OUTCOME_STORED: _InsertOutcome.ValueType  # 1
+    """It was stored."""
+    INSERT_OUTCOME_SKIPPED: _InsertOutcome.ValueType  # 2
+    """There was a duplicate, and nothing was stored."""
+    INSERT_OUTCOME_REINFORCED: _InsertOutcome.ValueType  # 3
+    """There was a duplicate, which was reinforced, and nothing was stored."""
+    INSERT_OUTCOME_SUPERSEDED: _InsertOutcome.ValueType  # 4
+    """It was stored, and its duplicate was soft-deleted."""
+
+class InsertOutcome(_InsertOutcome, metaclass=_InsertOutcomeEnumTypeWrapper):
+    """What became of a memory to store."""
+
+INSERT_OUTCOME_UNSPECIFIED: InsertOutcome.ValueType  # 0
+"""Never sent."""
+INSERT_OUTCOME_STORED: InsertOutcome.ValueType  # 1
+"""It was stored."""
+INSERT_OUTCOME_SKIPPED: InsertOutcome.ValueType  # 2
+"""There was a duplicate, and nothing was stored."""
+INSERT_OUTCOME_REINFORCED: InsertOutcome.ValueType  # 3
+"""There was a duplicate, which was reinforced, and nothing was stored."""
+INSERT_OUTCOME_SUPERSEDED: InsertOutcome.ValueType  # 4
+"""It was stored, and its duplicate was soft-deleted."""
+Global___InsertOutcome: _TypeAlias = InsertOutcome  # noqa: Y015
 
 class _ComparisonOperator:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -295,6 +395,102 @@ COMPARISON_OPERATOR_GREATER_OR_EQUAL: ComparisonOperator.ValueType  # 6
 """Greater or the same. Not for flags."""
 Global___ComparisonOperator: _TypeAlias = ComparisonOperator  # noqa: Y015
 
+class _SearchMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SearchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEARCH_MODE_UNSPECIFIED: _SearchMode.ValueType  # 0
+    """HYBRID for a text, with or without an embedding beside it, or LEXICAL where the server has no embedder; DENSE for
+    an embedding or a memory alone.
+    """
+    SEARCH_MODE_DENSE: _SearchMode.ValueType  # 1
+    """Meaning: the nearness of embeddings."""
+    SEARCH_MODE_LEXICAL: _SearchMode.ValueType  # 2
+    """Words: BM25 over their stems. Needs a text, and no embedder."""
+    SEARCH_MODE_HYBRID: _SearchMode.ValueType  # 3
+    """Both: candidates of either side, each judged by both."""
+
+class SearchMode(_SearchMode, metaclass=_SearchModeEnumTypeWrapper):
+    """What a search goes by."""
+
+SEARCH_MODE_UNSPECIFIED: SearchMode.ValueType  # 0
+"""HYBRID for a text, with or without an embedding beside it, or LEXICAL where the server has no embedder; DENSE for
+an embedding or a memory alone.
+"""
+SEARCH_MODE_DENSE: SearchMode.ValueType  # 1
+"""Meaning: the nearness of embeddings."""
+SEARCH_MODE_LEXICAL: SearchMode.ValueType  # 2
+"""Words: BM25 over their stems. Needs a text, and no embedder."""
+SEARCH_MODE_HYBRID: SearchMode.ValueType  # 3
+"""Both: candidates of either side, each judged by both."""
+Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
+
+class _RankingPreset:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RankingPresetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RankingPreset.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RANKING_PRESET_UNSPECIFIED: _RankingPreset.ValueType  # 0
+    """NONE."""
+    RANKING_PRESET_NONE: _RankingPreset.ValueType  # 1
+    """Relevance alone."""
+    RANKING_PRESET_BALANCED: _RankingPreset.ValueType  # 2
+    """A little of everything: recency 0.2 with a half-life of 30 days, importance 0.2, access 0.1."""
+    RANKING_PRESET_GENERATIVE_AGENTS: _RankingPreset.ValueType  # 3
+    """The weighting of Generative Agents (Park et al. 2023) as bounded boosts: recency of the last access, 0.995 an hour,
+    and importance, as strong as boosts may be.
+    """
+    RANKING_PRESET_RECENT: _RankingPreset.ValueType  # 4
+    """News first: recency 0.4 with a half-life of a day."""
+
+class RankingPreset(_RankingPreset, metaclass=_RankingPresetEnumTypeWrapper):
+    """Well-known rankings."""
+
+RANKING_PRESET_UNSPECIFIED: RankingPreset.ValueType  # 0
+"""NONE."""
+RANKING_PRESET_NONE: RankingPreset.ValueType  # 1
+"""Relevance alone."""
+RANKING_PRESET_BALANCED: RankingPreset.ValueType  # 2
+"""A little of everything: recency 0.2 with a half-life of 30 days, importance 0.2, access 0.1."""
+RANKING_PRESET_GENERATIVE_AGENTS: RankingPreset.ValueType  # 3
+"""The weighting of Generative Agents (Park et al. 2023) as bounded boosts: recency of the last access, 0.995 an hour,
+and importance, as strong as boosts may be.
+"""
+RANKING_PRESET_RECENT: RankingPreset.ValueType  # 4
+"""News first: recency 0.4 with a half-life of a day."""
+Global___RankingPreset: _TypeAlias = RankingPreset  # noqa: Y015
+
+class _RecencyClock:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RecencyClockEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecencyClock.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECENCY_CLOCK_UNSPECIFIED: _RecencyClock.ValueType  # 0
+    """CREATED."""
+    RECENCY_CLOCK_CREATED: _RecencyClock.ValueType  # 1
+    """created_at."""
+    RECENCY_CLOCK_UPDATED: _RecencyClock.ValueType  # 2
+    """updated_at."""
+    RECENCY_CLOCK_ACCESSED: _RecencyClock.ValueType  # 3
+    """last_accessed_at, or created_at where it was never accessed."""
+
+class RecencyClock(_RecencyClock, metaclass=_RecencyClockEnumTypeWrapper):
+    """What a memory's age counts from."""
+
+RECENCY_CLOCK_UNSPECIFIED: RecencyClock.ValueType  # 0
+"""CREATED."""
+RECENCY_CLOCK_CREATED: RecencyClock.ValueType  # 1
+"""created_at."""
+RECENCY_CLOCK_UPDATED: RecencyClock.ValueType  # 2
+"""updated_at."""
+RECENCY_CLOCK_ACCESSED: RecencyClock.ValueType  # 3
+"""last_accessed_at, or created_at where it was never accessed."""
+Global___RecencyClock: _TypeAlias = RecencyClock  # noqa: Y015
+
 class _SearchPlan:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -309,6 +505,8 @@ class _SearchPlanEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchPlan
     """Every memory was compared by the signs of its embedding, the nearest of them precisely."""
     SEARCH_PLAN_ANN: _SearchPlan.ValueType  # 3
     """The user's own approximate index (HNSW or IVFFlat) was walked."""
+    SEARCH_PLAN_LEXICAL: _SearchPlan.ValueType  # 4
+    """No embeddings were compared: the index of words was read."""
 
 class SearchPlan(_SearchPlan, metaclass=_SearchPlanEnumTypeWrapper):
     """How an answer was found."""
@@ -321,6 +519,8 @@ SEARCH_PLAN_QUANTIZED: SearchPlan.ValueType  # 2
 """Every memory was compared by the signs of its embedding, the nearest of them precisely."""
 SEARCH_PLAN_ANN: SearchPlan.ValueType  # 3
 """The user's own approximate index (HNSW or IVFFlat) was walked."""
+SEARCH_PLAN_LEXICAL: SearchPlan.ValueType  # 4
+"""No embeddings were compared: the index of words was read."""
 Global___SearchPlan: _TypeAlias = SearchPlan  # noqa: Y015
 
 class _AnnIndexState:
@@ -433,6 +633,9 @@ class Memory(_message.Message):
     PURGE_AT_FIELD_NUMBER: _builtins.int
     EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    EMBEDDING_STATE_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_BY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. UUID in lower case: version 7 when made by the server."""
     user_id: _builtins.str
@@ -451,6 +654,12 @@ class Memory(_message.Message):
     """Output only. The model that made the embedding; "caller" when the embedding came with the call."""
     etag: _builtins.str
     """Output only. Changes with every change of the memory. Send it back to update or delete only this version."""
+    language: _builtins.str
+    """The language its words are stemmed in: one of GetServerInfo's languages."""
+    embedding_state: Global___EmbeddingState.ValueType
+    """Output only. Whether it can be found by meaning yet."""
+    superseded_by: _builtins.str
+    """Output only. The memory that replaced it as its duplicate; empty for none."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Whatever the caller wants to find it by or read back: up to 16 KiB as JSON, nested up to 32 levels.
@@ -500,14 +709,79 @@ class Memory(_message.Message):
         purge_at: _timestamp_pb2.Timestamp | None = ...,
         embedding_model: _builtins.str = ...,
         etag: _builtins.str = ...,
+        language: _builtins.str = ...,
+        embedding_state: Global___EmbeddingState.ValueType = ...,
+        superseded_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "embedding", b"embedding", "last_accessed_at", b"last_accessed_at", "metadata", b"metadata", "purge_at", b"purge_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_count", b"access_count", "content", b"content", "conversation_id", b"conversation_id", "created_at", b"created_at", "deleted_at", b"deleted_at", "embedding", b"embedding", "embedding_model", b"embedding_model", "etag", b"etag", "id", b"id", "importance", b"importance", "last_accessed_at", b"last_accessed_at", "metadata", b"metadata", "purge_at", b"purge_at", "summary", b"summary", "updated_at", b"updated_at", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_count", b"access_count", "content", b"content", "conversation_id", b"conversation_id", "created_at", b"created_at", "deleted_at", b"deleted_at", "embedding", b"embedding", "embedding_model", b"embedding_model", "embedding_state", b"embedding_state", "etag", b"etag", "id", b"id", "importance", b"importance", "language", b"language", "last_accessed_at", b"last_accessed_at", "metadata", b"metadata", "purge_at", b"purge_at", "summary", b"summary", "superseded_by", b"superseded_by", "updated_at", b"updated_at", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Memory: _TypeAlias = Memory  # noqa: Y015
+
+@_typing.final
+class Duplicates(_message.Message):
+    """How to treat duplicates among the live memories of the same user. Decided in the transaction that stores; two
+    concurrent calls with a policy other than ALLOW do not both store the same.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
+    policy: Global___DuplicatePolicy.ValueType
+    """What to do with one."""
+    min_similarity: _builtins.float
+    """The cosine similarity from which on a memory is a duplicate, above 0 and at most 1. Unset: only the same content
+    is, character by character.
+    """
+    def __init__(
+        self,
+        *,
+        policy: Global___DuplicatePolicy.ValueType = ...,
+        min_similarity: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "min_similarity", b"min_similarity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "min_similarity", b"min_similarity", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_similarity: _TypeAlias = _typing.Literal["min_similarity"]  # noqa: Y015
+    _WhichOneofArgType__min_similarity: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_similarity) -> _WhichOneofReturnType__min_similarity | None: ...
+
+Global___Duplicates: _TypeAlias = Duplicates  # noqa: Y015
+
+@_typing.final
+class Duplicate(_message.Message):
+    """The duplicate that a memory to store met."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    SAME_CONTENT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The memory there was."""
+    similarity: _builtins.float
+    """Their cosine similarity; 1 for the same content."""
+    same_content: _builtins.bool
+    """True: the contents are the same, character by character."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        similarity: _builtins.float = ...,
+        same_content: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "same_content", b"same_content", "similarity", b"similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Duplicate: _TypeAlias = Duplicate  # noqa: Y015
 
 @_typing.final
 class NewMemory(_message.Message):
@@ -524,6 +798,7 @@ class NewMemory(_message.Message):
     EMBED_TEXT_FIELD_NUMBER: _builtins.int
     IMPORTANCE_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID of the caller's own, for example to make retries safe. Empty: the server makes a version 7 one."""
     conversation_id: _builtins.str
@@ -536,6 +811,8 @@ class NewMemory(_message.Message):
     """Embedded in place of content (say, a paraphrase), and not stored. Not together with embedding."""
     importance: _builtins.int
     """1 (trivial) to 10 (vital). Unset: 5."""
+    language: _builtins.str
+    """The language to stem its words in: one of GetServerInfo's languages. Empty: the server's default_language."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Up to 16 KiB as JSON, nested up to 32 levels."""
@@ -560,10 +837,11 @@ class NewMemory(_message.Message):
         embed_text: _builtins.str = ...,
         importance: _builtins.int | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        language: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_importance", b"_importance", "created_at", b"created_at", "embedding", b"embedding", "importance", b"importance", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_importance", b"_importance", "content", b"content", "conversation_id", b"conversation_id", "created_at", b"created_at", "embed_text", b"embed_text", "embedding", b"embedding", "id", b"id", "importance", b"importance", "metadata", b"metadata", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_importance", b"_importance", "content", b"content", "conversation_id", b"conversation_id", "created_at", b"created_at", "embed_text", b"embed_text", "embedding", b"embedding", "id", b"id", "importance", b"importance", "language", b"language", "metadata", b"metadata", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__importance: _TypeAlias = _typing.Literal["importance"]  # noqa: Y015
     _WhichOneofArgType__importance: _TypeAlias = _typing.Literal["_importance", b"_importance"]  # noqa: Y015
@@ -580,13 +858,21 @@ class InsertVectorRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    EMBED_ASYNC_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The owner, 1 to 255 characters. Required."""
     request_id: _builtins.str
     """A UUID naming this call. A repetition within 24 hours stores nothing and returns the first reply."""
+    embed_async: _builtins.bool
+    """True: answer at once, and embed the text later. Not with duplicates.min_similarity."""
     @_builtins.property
     def memory(self) -> Global___NewMemory:
         """What to store. Required."""
+
+    @_builtins.property
+    def duplicates(self) -> Global___Duplicates:
+        """How to treat a duplicate. Unset: store it all the same."""
 
     def __init__(
         self,
@@ -594,10 +880,12 @@ class InsertVectorRequest(_message.Message):
         user_id: _builtins.str = ...,
         memory: Global___NewMemory | None = ...,
         request_id: _builtins.str = ...,
+        duplicates: Global___Duplicates | None = ...,
+        embed_async: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "request_id", b"request_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "embed_async", b"embed_async", "memory", b"memory", "request_id", b"request_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -610,18 +898,28 @@ class InsertVectorResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMORY_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    outcome: Global___InsertOutcome.ValueType
+    """What became of it."""
     @_builtins.property
     def memory(self) -> Global___Memory:
-        """The memory as stored, without its embedding."""
+        """The memory as stored, without its embedding; SKIPPED and REINFORCED: the memory there was."""
+
+    @_builtins.property
+    def duplicate(self) -> Global___Duplicate:
+        """The duplicate it met; unset for none."""
 
     def __init__(
         self,
         *,
         memory: Global___Memory | None = ...,
+        outcome: Global___InsertOutcome.ValueType = ...,
+        duplicate: Global___Duplicate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "memory", b"memory", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -636,13 +934,23 @@ class BatchInsertVectorsRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     MEMORIES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    EMBED_ASYNC_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The owner of all of them, 1 to 255 characters. Required."""
     request_id: _builtins.str
     """A UUID naming this call. A repetition within 24 hours stores nothing and returns the first reply."""
+    embed_async: _builtins.bool
+    """True: answer at once, and embed the texts later. Not with duplicates.min_similarity."""
     @_builtins.property
     def memories(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewMemory]:
         """1 to 500 memories, together at most max_batch_bytes."""
+
+    @_builtins.property
+    def duplicates(self) -> Global___Duplicates:
+        """How to treat duplicates, those within the batch included: an earlier item counts as stored. Unset: store them all
+        the same.
+        """
 
     def __init__(
         self,
@@ -650,10 +958,12 @@ class BatchInsertVectorsRequest(_message.Message):
         user_id: _builtins.str = ...,
         memories: _abc.Iterable[Global___NewMemory] | None = ...,
         request_id: _builtins.str = ...,
+        duplicates: Global___Duplicates | None = ...,
+        embed_async: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memories", b"memories", "request_id", b"request_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "embed_async", b"embed_async", "memories", b"memories", "request_id", b"request_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -692,13 +1002,21 @@ class InsertResult(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Its id."""
+    """Its id; SKIPPED and REINFORCED: the id of the memory there was."""
     etag: _builtins.str
-    """Its first etag."""
+    """The etag of that memory."""
+    outcome: Global___InsertOutcome.ValueType
+    """What became of it."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it happened, as stored."""
+
+    @_builtins.property
+    def duplicate(self) -> Global___Duplicate:
+        """The duplicate it met; unset for none."""
 
     def __init__(
         self,
@@ -706,10 +1024,12 @@ class InsertResult(_message.Message):
         id: _builtins.str = ...,
         etag: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        outcome: Global___InsertOutcome.ValueType = ...,
+        duplicate: Global___Duplicate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "duplicate", b"duplicate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "etag", b"etag", "id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "duplicate", b"duplicate", "etag", b"etag", "id", b"id", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -725,6 +1045,8 @@ class ImportVectorsRequest(_message.Message):
     IMPORT_ID_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     MEMORIES_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    EMBED_ASYNC_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The owner, 1 to 255 characters; the same in every chunk. Required."""
     import_id: _builtins.str
@@ -735,9 +1057,17 @@ class ImportVectorsRequest(_message.Message):
     """The chunk's number, 0 or more, ascending. A resumed import gives each chunk the number and the content it
     had before.
     """
+    embed_async: _builtins.bool
+    """True: acknowledge the chunk once it is stored, and embed its texts later. Not with duplicates.min_similarity."""
     @_builtins.property
     def memories(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewMemory]:
         """1 to 5,000 memories, together at most max_batch_bytes. 100 to 1,000 a chunk are fastest."""
+
+    @_builtins.property
+    def duplicates(self) -> Global___Duplicates:
+        """How to treat duplicates, those within the import included; the same in every chunk. Unset: store them all the
+        same.
+        """
 
     def __init__(
         self,
@@ -746,10 +1076,12 @@ class ImportVectorsRequest(_message.Message):
         import_id: _builtins.str = ...,
         chunk: _builtins.int = ...,
         memories: _abc.Iterable[Global___NewMemory] | None = ...,
+        duplicates: Global___Duplicates | None = ...,
+        embed_async: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "import_id", b"import_id", "memories", b"memories", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "duplicates", b"duplicates", "embed_async", b"embed_async", "import_id", b"import_id", "memories", b"memories", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -765,6 +1097,7 @@ class ImportVectorsResponse(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     ALREADY_STORED_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_COUNT_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     chunk: _builtins.int
     """The chunk's number."""
     already_stored: _builtins.bool
@@ -773,7 +1106,11 @@ class ImportVectorsResponse(_message.Message):
     """Memories acknowledged on this stream so far, those skipped included."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The ids of its memories, in order."""
+        """The ids of its memories, in order; of a duplicate that was not stored, the id of the memory there was."""
+
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___InsertOutcome.ValueType]:
+        """What became of each memory, in order; empty when duplicates are allowed and all were stored."""
 
     def __init__(
         self,
@@ -782,10 +1119,11 @@ class ImportVectorsResponse(_message.Message):
         ids: _abc.Iterable[_builtins.str] | None = ...,
         already_stored: _builtins.bool = ...,
         acknowledged_count: _builtins.int = ...,
+        outcomes: _abc.Iterable[Global___InsertOutcome.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_count", b"acknowledged_count", "already_stored", b"already_stored", "chunk", b"chunk", "ids", b"ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_count", b"acknowledged_count", "already_stored", b"already_stored", "chunk", b"chunk", "ids", b"ids", "outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -882,7 +1220,7 @@ class UpdateVectorRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields of memory to change: content, summary, metadata, embedding, importance, conversation_id.
+        """Which fields of memory to change: content, summary, metadata, embedding, importance, conversation_id, language.
         Absent: those that are set. "*": all of them, unset ones become empty or default. An emptied embedding
         means "embed the content anew".
         """
@@ -1329,7 +1667,9 @@ Global___Scalar: _TypeAlias = Scalar  # noqa: Y015
 
 @_typing.final
 class SearchSimilarRequest(_message.Message):
-    """Request of SearchSimilar. Exactly one of embedding, text and memory_id says what to look for."""
+    """Request of SearchSimilar. Exactly one of embedding, text and memory_id says what to look for; in HYBRID, an embedding
+    may stand beside the text and spares the server embedding it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1348,20 +1688,30 @@ class SearchSimilarRequest(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     EF_SEARCH_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    LEXICAL_FIELD_NUMBER: _builtins.int
+    FUSION_FIELD_NUMBER: _builtins.int
+    RANKING_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The owner, 1 to 255 characters. Required."""
     text: _builtins.str
-    """Look for memories near this text, up to 64 KiB; the server embeds it."""
+    """Look for memories near this text, up to 64 KiB, or with its words. Memories with any of the words are found, those
+    with more and rarer words first; "in quotes" stands for words in this order, which a memory found by words must
+    have, and prefix* for all words that begin so.
+    """
     memory_id: _builtins.str
     """Look for memories near this memory of the same user, which is itself left out of the results."""
     limit: _builtins.int
     """How many results at most, 1 to 1,000. Unset: 10."""
     metric: Global___Metric.ValueType
-    """The measure of nearness. Unset: cosine."""
+    """The measure of nearness. Unset: cosine. Others only with mode DENSE and without ranking."""
     min_score: _builtins.float
-    """Only results scored at least this, on the metric's own scale. Unset: no threshold."""
+    """Only results scored at least this, on the scale of the score. Unset: no threshold."""
     show_deleted: _builtins.bool
-    """True: consider soft-deleted memories too."""
+    """True: consider soft-deleted memories too. Not with mode LEXICAL or HYBRID."""
     view: Global___MemoryView.ValueType
     """How much of each memory to return."""
     embedding_encoding: Global___VectorEncoding.ValueType
@@ -1378,6 +1728,10 @@ class SearchSimilarRequest(_message.Message):
     """How many memories a quantized search compares precisely, 1 to 10,000 and at least limit: more is slower and
     finds more. Unset: the server's choice. Without effect on other plans.
     """
+    mode: Global___SearchMode.ValueType
+    """What to go by."""
+    explain: _builtins.bool
+    """True: say of each result how its score came about."""
     @_builtins.property
     def embedding(self) -> Global___Vector:
         """Look for memories near this embedding."""
@@ -1385,6 +1739,28 @@ class SearchSimilarRequest(_message.Message):
     @_builtins.property
     def filter(self) -> Global___MemoryFilter:
         """Which memories to consider. Unset: all live ones."""
+
+    @_builtins.property
+    def lexical(self) -> Global___LexicalOptions:
+        """How words count."""
+
+    @_builtins.property
+    def fusion(self) -> Global___Fusion:
+        """How HYBRID joins its two sides. Unset: the server's convex blend."""
+
+    @_builtins.property
+    def ranking(self) -> Global___Ranking:
+        """What lifts a memory beside its relevance. Unset: the server's default_ranking for LEXICAL and HYBRID, nothing for
+        DENSE.
+        """
+
+    @_builtins.property
+    def conversation(self) -> Global___ConversationOptions:
+        """What a memory gains from its conversation. Unset: nothing."""
+
+    @_builtins.property
+    def diversity(self) -> Global___Diversity:
+        """How results are kept from repeating one another. Unset: not at all."""
 
     def __init__(
         self,
@@ -1404,10 +1780,17 @@ class SearchSimilarRequest(_message.Message):
         exact: _builtins.bool = ...,
         ef_search: _builtins.int | None = ...,
         candidates: _builtins.int | None = ...,
+        mode: Global___SearchMode.ValueType = ...,
+        lexical: Global___LexicalOptions | None = ...,
+        fusion: Global___Fusion | None = ...,
+        ranking: Global___Ranking | None = ...,
+        conversation: Global___ConversationOptions | None = ...,
+        diversity: Global___Diversity | None = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_ef_search", b"_ef_search", "_min_score", b"_min_score", "candidates", b"candidates", "ef_search", b"ef_search", "embedding", b"embedding", "filter", b"filter", "min_score", b"min_score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_ef_search", b"_ef_search", "_min_score", b"_min_score", "candidates", b"candidates", "conversation", b"conversation", "diversity", b"diversity", "ef_search", b"ef_search", "embedding", b"embedding", "filter", b"filter", "fusion", b"fusion", "lexical", b"lexical", "min_score", b"min_score", "ranking", b"ranking"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_ef_search", b"_ef_search", "_min_score", b"_min_score", "candidates", b"candidates", "ef_search", b"ef_search", "embedding", b"embedding", "embedding_encoding", b"embedding_encoding", "exact", b"exact", "filter", b"filter", "limit", b"limit", "memory_id", b"memory_id", "metric", b"metric", "min_score", b"min_score", "show_deleted", b"show_deleted", "skip_access_recording", b"skip_access_recording", "text", b"text", "user_id", b"user_id", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_ef_search", b"_ef_search", "_min_score", b"_min_score", "candidates", b"candidates", "conversation", b"conversation", "diversity", b"diversity", "ef_search", b"ef_search", "embedding", b"embedding", "embedding_encoding", b"embedding_encoding", "exact", b"exact", "explain", b"explain", "filter", b"filter", "fusion", b"fusion", "lexical", b"lexical", "limit", b"limit", "memory_id", b"memory_id", "metric", b"metric", "min_score", b"min_score", "mode", b"mode", "ranking", b"ranking", "show_deleted", b"show_deleted", "skip_access_recording", b"skip_access_recording", "text", b"text", "user_id", b"user_id", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__candidates: _TypeAlias = _typing.Literal["candidates"]  # noqa: Y015
     _WhichOneofArgType__candidates: _TypeAlias = _typing.Literal["_candidates", b"_candidates"]  # noqa: Y015
@@ -1423,6 +1806,202 @@ class SearchSimilarRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
 
 Global___SearchSimilarRequest: _TypeAlias = SearchSimilarRequest  # noqa: Y015
+
+@_typing.final
+class LexicalOptions(_message.Message):
+    """How words count: BM25 (Robertson and Zaragoza 2009), with document frequencies and lengths of the user's own memories."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    K1_FIELD_NUMBER: _builtins.int
+    B_FIELD_NUMBER: _builtins.int
+    language: _builtins.str
+    """The language to stem the query's words in: one of GetServerInfo's languages. Empty: the server's default_language."""
+    k1: _builtins.float
+    """How soon repetitions of a word stop counting, 0 to 10. Unset: 1.2."""
+    b: _builtins.float
+    """How much long memories are held back, 0 to 1. Unset: 0.75."""
+    def __init__(
+        self,
+        *,
+        language: _builtins.str = ...,
+        k1: _builtins.float | None = ...,
+        b: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_b", b"_b", "_k1", b"_k1", "b", b"b", "k1", b"k1"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_b", b"_b", "_k1", b"_k1", "b", b"b", "k1", b"k1", "language", b"language"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__b: _TypeAlias = _typing.Literal["b"]  # noqa: Y015
+    _WhichOneofArgType__b: _TypeAlias = _typing.Literal["_b", b"_b"]  # noqa: Y015
+    _WhichOneofReturnType__k1: _TypeAlias = _typing.Literal["k1"]  # noqa: Y015
+    _WhichOneofArgType__k1: _TypeAlias = _typing.Literal["_k1", b"_k1"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__b) -> _WhichOneofReturnType__b | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__k1) -> _WhichOneofReturnType__k1 | None: ...
+
+Global___LexicalOptions: _TypeAlias = LexicalOptions  # noqa: Y015
+
+@_typing.final
+class Fusion(_message.Message):
+    """How HYBRID joins nearness and words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENSE_WEIGHT_FIELD_NUMBER: _builtins.int
+    RRF_K_FIELD_NUMBER: _builtins.int
+    dense_weight: _builtins.float
+    """relevance = weight * dense + (1 - weight) * lexical, of scores normalized to 0..1; the weight of the dense side, 0
+    to 1.
+    """
+    rrf_k: _builtins.float
+    """Reciprocal rank fusion (Cormack et al. 2009): the sum of 1 / (k + rank) over both sides, scaled so that rank 1 on
+    both is 1. k is 1 to 1,000; 60 is usual.
+    """
+    def __init__(
+        self,
+        *,
+        dense_weight: _builtins.float = ...,
+        rrf_k: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dense_weight", b"dense_weight", "method", b"method", "rrf_k", b"rrf_k"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_weight", b"dense_weight", "method", b"method", "rrf_k", b"rrf_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["dense_weight", "rrf_k"]  # noqa: Y015
+    _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
+
+Global___Fusion: _TypeAlias = Fusion  # noqa: Y015
+
+@_typing.final
+class Ranking(_message.Message):
+    """score = relevance * (1 + recency_weight * (recency - 1/2)) * (1 + importance_weight * (importance - 1/2)) *
+    (1 + access_weight * (access - 1/2)), over all candidates, before limit. Each factor is bounded: none can lift what is
+    not relevant. What is set here replaces the preset's value.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRESET_FIELD_NUMBER: _builtins.int
+    RECENCY_WEIGHT_FIELD_NUMBER: _builtins.int
+    HALF_LIFE_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    IMPORTANCE_WEIGHT_FIELD_NUMBER: _builtins.int
+    ACCESS_WEIGHT_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    preset: Global___RankingPreset.ValueType
+    """Where to begin."""
+    recency_weight: _builtins.float
+    """0 to 0.5."""
+    clock: Global___RecencyClock.ValueType
+    """What age counts from."""
+    importance_weight: _builtins.float
+    """0 to 0.5; importance = (importance - 1) / 9."""
+    access_weight: _builtins.float
+    """0 to 0.5; access = ln(1 + access_count) / ln(101), at most 1."""
+    @_builtins.property
+    def half_life(self) -> _duration_pb2.Duration:
+        """recency = 2^(-age / half_life), 1 now. A second to 100 years. Unset: 30 days."""
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """What "now" is, for results that can be repeated. Unset: the time of the call."""
+
+    def __init__(
+        self,
+        *,
+        preset: Global___RankingPreset.ValueType = ...,
+        recency_weight: _builtins.float | None = ...,
+        half_life: _duration_pb2.Duration | None = ...,
+        clock: Global___RecencyClock.ValueType = ...,
+        importance_weight: _builtins.float | None = ...,
+        access_weight: _builtins.float | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_access_weight", b"_access_weight", "_importance_weight", b"_importance_weight", "_recency_weight", b"_recency_weight", "access_weight", b"access_weight", "as_of", b"as_of", "half_life", b"half_life", "importance_weight", b"importance_weight", "recency_weight", b"recency_weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_access_weight", b"_access_weight", "_importance_weight", b"_importance_weight", "_recency_weight", b"_recency_weight", "access_weight", b"access_weight", "as_of", b"as_of", "clock", b"clock", "half_life", b"half_life", "importance_weight", b"importance_weight", "preset", b"preset", "recency_weight", b"recency_weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__access_weight: _TypeAlias = _typing.Literal["access_weight"]  # noqa: Y015
+    _WhichOneofArgType__access_weight: _TypeAlias = _typing.Literal["_access_weight", b"_access_weight"]  # noqa: Y015
+    _WhichOneofReturnType__importance_weight: _TypeAlias = _typing.Literal["importance_weight"]  # noqa: Y015
+    _WhichOneofArgType__importance_weight: _TypeAlias = _typing.Literal["_importance_weight", b"_importance_weight"]  # noqa: Y015
+    _WhichOneofReturnType__recency_weight: _TypeAlias = _typing.Literal["recency_weight"]  # noqa: Y015
+    _WhichOneofArgType__recency_weight: _TypeAlias = _typing.Literal["_recency_weight", b"_recency_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__access_weight) -> _WhichOneofReturnType__access_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__importance_weight) -> _WhichOneofReturnType__importance_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recency_weight) -> _WhichOneofReturnType__recency_weight | None: ...
+
+Global___Ranking: _TypeAlias = Ranking  # noqa: Y015
+
+@_typing.final
+class ConversationOptions(_message.Message):
+    """What a memory gains from its conversation: relevant memories stand together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEIGHBOUR_WEIGHT_FIELD_NUMBER: _builtins.int
+    CONVERSATION_WEIGHT_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    neighbour_weight: _builtins.float
+    """Share of the scores of the memories before and after it in its conversation, 0 to 1. 0.2 is a good one."""
+    conversation_weight: _builtins.float
+    """Share of its conversation's own score, 0 to 1. 0.7 is a good one."""
+    context: _builtins.int
+    """So many memories before and after each result are returned with it, 0 to 10."""
+    def __init__(
+        self,
+        *,
+        neighbour_weight: _builtins.float = ...,
+        conversation_weight: _builtins.float = ...,
+        context: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "conversation_weight", b"conversation_weight", "neighbour_weight", b"neighbour_weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationOptions: _TypeAlias = ConversationOptions  # noqa: Y015
+
+@_typing.final
+class Diversity(_message.Message):
+    """How results are kept from repeating one another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MMR_LAMBDA_FIELD_NUMBER: _builtins.int
+    COLLAPSE_SIMILARITY_FIELD_NUMBER: _builtins.int
+    mmr_lambda: _builtins.float
+    """Maximal marginal relevance (Carbonell and Goldstein 1998): 1 is relevance alone, 0 difference alone. Unset: off."""
+    collapse_similarity: _builtins.float
+    """Of results whose cosine similarity is at least this, above 0 and at most 1, only the best is returned. Unset: off."""
+    def __init__(
+        self,
+        *,
+        mmr_lambda: _builtins.float | None = ...,
+        collapse_similarity: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_collapse_similarity", b"_collapse_similarity", "_mmr_lambda", b"_mmr_lambda", "collapse_similarity", b"collapse_similarity", "mmr_lambda", b"mmr_lambda"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collapse_similarity", b"_collapse_similarity", "_mmr_lambda", b"_mmr_lambda", "collapse_similarity", b"collapse_similarity", "mmr_lambda", b"mmr_lambda"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__collapse_similarity: _TypeAlias = _typing.Literal["collapse_similarity"]  # noqa: Y015
+    _WhichOneofArgType__collapse_similarity: _TypeAlias = _typing.Literal["_collapse_similarity", b"_collapse_similarity"]  # noqa: Y015
+    _WhichOneofReturnType__mmr_lambda: _TypeAlias = _typing.Literal["mmr_lambda"]  # noqa: Y015
+    _WhichOneofArgType__mmr_lambda: _TypeAlias = _typing.Literal["_mmr_lambda", b"_mmr_lambda"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__collapse_similarity) -> _WhichOneofReturnType__collapse_similarity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mmr_lambda) -> _WhichOneofReturnType__mmr_lambda | None: ...
+
+Global___Diversity: _TypeAlias = Diversity  # noqa: Y015
 
 @_typing.final
 class ServerTiming(_message.Message):
@@ -1477,21 +2056,32 @@ class SearchSimilarResponse(_message.Message):
     CANDIDATES_CONSIDERED_FIELD_NUMBER: _builtins.int
     MAYBE_INCOMPLETE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    FORMULA_FIELD_NUMBER: _builtins.int
     plan: Global___SearchPlan.ValueType
-    """How they were found."""
+    """How embeddings were compared."""
     candidates_considered: _builtins.int
     """How many memories were compared precisely: all that pass the filter in an exact plan."""
     maybe_incomplete: _builtins.bool
     """True: the plan was approximate and there are fewer results than asked for, so a memory may be missing.
     Approximate plans widen until limit is reached or the user is exhausted, so this is rare.
     """
+    mode: Global___SearchMode.ValueType
+    """What the search went by."""
+    formula: _builtins.str
+    """How scores were computed, such as "convex-1"; changes whenever the same data would be scored differently."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResult]:
-        """The results, nearest first."""
+        """The results, best first."""
 
     @_builtins.property
     def timing(self) -> Global___ServerTiming:
         """Where the time went."""
+
+    @_builtins.property
+    def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___LexicalTerm]:
+        """The words of the query as they were looked for, rarest first; with explain only."""
 
     def __init__(
         self,
@@ -1501,14 +2091,51 @@ class SearchSimilarResponse(_message.Message):
         candidates_considered: _builtins.int = ...,
         maybe_incomplete: _builtins.bool = ...,
         timing: Global___ServerTiming | None = ...,
+        mode: Global___SearchMode.ValueType = ...,
+        terms: _abc.Iterable[Global___LexicalTerm] | None = ...,
+        formula: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates_considered", b"candidates_considered", "maybe_incomplete", b"maybe_incomplete", "plan", b"plan", "results", b"results", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates_considered", b"candidates_considered", "formula", b"formula", "maybe_incomplete", b"maybe_incomplete", "mode", b"mode", "plan", b"plan", "results", b"results", "terms", b"terms", "timing", b"timing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchSimilarResponse: _TypeAlias = SearchSimilarResponse  # noqa: Y015
+
+@_typing.final
+class LexicalTerm(_message.Message):
+    """A word of a query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEXEME_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FREQUENCY_FIELD_NUMBER: _builtins.int
+    IDF_FIELD_NUMBER: _builtins.int
+    TOO_FREQUENT_FIELD_NUMBER: _builtins.int
+    lexeme: _builtins.str
+    """Its stem."""
+    document_frequency: _builtins.int
+    """How many live memories of the user have it; at least this many where it is capped."""
+    idf: _builtins.float
+    """Its inverse document frequency, ln(1 + (n - df + 0.5) / (df + 0.5))."""
+    too_frequent: _builtins.bool
+    """True: so frequent that it found nobody by itself, and only counted where rarer words had."""
+    def __init__(
+        self,
+        *,
+        lexeme: _builtins.str = ...,
+        document_frequency: _builtins.int = ...,
+        idf: _builtins.float = ...,
+        too_frequent: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_frequency", b"document_frequency", "idf", b"idf", "lexeme", b"lexeme", "too_frequent", b"too_frequent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LexicalTerm: _TypeAlias = LexicalTerm  # noqa: Y015
 
 @_typing.final
 class BatchSearchSimilarRequest(_message.Message):
@@ -1665,25 +2292,176 @@ class SearchResult(_message.Message):
 
     MEMORY_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    COLLAPSED_IDS_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """How near it is, larger is nearer; the scale is the metric's."""
+    """How good it is, larger is better. DENSE without ranking, conversation weights and diversity: on the metric's scale.
+    Otherwise relevance, 0 to 1, times the boosts of the ranking.
+    """
     @_builtins.property
     def memory(self) -> Global___Memory:
         """The memory."""
+
+    @_builtins.property
+    def explanation(self) -> Global___Explanation:
+        """How the score came about; with explain only."""
+
+    @_builtins.property
+    def before(self) -> _containers.RepeatedCompositeFieldContainer[Global___Memory]:
+        """The memories before it in its conversation, oldest first, as many as conversation.context says."""
+
+    @_builtins.property
+    def after(self) -> _containers.RepeatedCompositeFieldContainer[Global___Memory]:
+        """The memories after it, oldest first."""
+
+    @_builtins.property
+    def collapsed_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of the memories that diversity.collapse_similarity left out in its favour, best first."""
 
     def __init__(
         self,
         *,
         memory: Global___Memory | None = ...,
         score: _builtins.float = ...,
+        explanation: Global___Explanation | None = ...,
+        before: _abc.Iterable[Global___Memory] | None = ...,
+        after: _abc.Iterable[Global___Memory] | None = ...,
+        collapsed_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "collapsed_ids", b"collapsed_ids", "explanation", b"explanation", "memory", b"memory", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchResult: _TypeAlias = SearchResult  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """How a score came about: score = relevance * the boosts. What did not take part is unset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COSINE_FIELD_NUMBER: _builtins.int
+    DENSE_FIELD_NUMBER: _builtins.int
+    BM25_FIELD_NUMBER: _builtins.int
+    LEXICAL_FIELD_NUMBER: _builtins.int
+    DENSE_RANK_FIELD_NUMBER: _builtins.int
+    LEXICAL_RANK_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    RELEVANCE_FIELD_NUMBER: _builtins.int
+    BOOSTS_FIELD_NUMBER: _builtins.int
+    MAX_SIMILARITY_FIELD_NUMBER: _builtins.int
+    cosine: _builtins.float
+    """Cosine similarity to the query."""
+    dense: _builtins.float
+    """The dense side as it went into the blend, 0 to 1."""
+    bm25: _builtins.float
+    """The BM25 score."""
+    lexical: _builtins.float
+    """The lexical side as it went into the blend, 0 to 1."""
+    dense_rank: _builtins.int
+    """Its rank on the dense side, from 1; unset where it was not among that side's candidates."""
+    lexical_rank: _builtins.int
+    """Its rank on the lexical side, from 1; unset where it was not among that side's candidates."""
+    conversation: _builtins.float
+    """What it gained from its neighbours and its conversation, within relevance."""
+    relevance: _builtins.float
+    """What the boosts multiply."""
+    max_similarity: _builtins.float
+    """How similar it is to the most similar better result, where mmr_lambda is set."""
+    @_builtins.property
+    def boosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Boost]:
+        """The boosts, one for each that has a weight."""
+
+    def __init__(
+        self,
+        *,
+        cosine: _builtins.float | None = ...,
+        dense: _builtins.float | None = ...,
+        bm25: _builtins.float | None = ...,
+        lexical: _builtins.float | None = ...,
+        dense_rank: _builtins.int | None = ...,
+        lexical_rank: _builtins.int | None = ...,
+        conversation: _builtins.float | None = ...,
+        relevance: _builtins.float = ...,
+        boosts: _abc.Iterable[Global___Boost] | None = ...,
+        max_similarity: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_conversation", b"_conversation", "_cosine", b"_cosine", "_dense", b"_dense", "_dense_rank", b"_dense_rank", "_lexical", b"_lexical", "_lexical_rank", b"_lexical_rank", "_max_similarity", b"_max_similarity", "bm25", b"bm25", "conversation", b"conversation", "cosine", b"cosine", "dense", b"dense", "dense_rank", b"dense_rank", "lexical", b"lexical", "lexical_rank", b"lexical_rank", "max_similarity", b"max_similarity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_conversation", b"_conversation", "_cosine", b"_cosine", "_dense", b"_dense", "_dense_rank", b"_dense_rank", "_lexical", b"_lexical", "_lexical_rank", b"_lexical_rank", "_max_similarity", b"_max_similarity", "bm25", b"bm25", "boosts", b"boosts", "conversation", b"conversation", "cosine", b"cosine", "dense", b"dense", "dense_rank", b"dense_rank", "lexical", b"lexical", "lexical_rank", b"lexical_rank", "max_similarity", b"max_similarity", "relevance", b"relevance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bm25: _TypeAlias = _typing.Literal["bm25"]  # noqa: Y015
+    _WhichOneofArgType__bm25: _TypeAlias = _typing.Literal["_bm25", b"_bm25"]  # noqa: Y015
+    _WhichOneofReturnType__conversation: _TypeAlias = _typing.Literal["conversation"]  # noqa: Y015
+    _WhichOneofArgType__conversation: _TypeAlias = _typing.Literal["_conversation", b"_conversation"]  # noqa: Y015
+    _WhichOneofReturnType__cosine: _TypeAlias = _typing.Literal["cosine"]  # noqa: Y015
+    _WhichOneofArgType__cosine: _TypeAlias = _typing.Literal["_cosine", b"_cosine"]  # noqa: Y015
+    _WhichOneofReturnType__dense: _TypeAlias = _typing.Literal["dense"]  # noqa: Y015
+    _WhichOneofArgType__dense: _TypeAlias = _typing.Literal["_dense", b"_dense"]  # noqa: Y015
+    _WhichOneofReturnType__dense_rank: _TypeAlias = _typing.Literal["dense_rank"]  # noqa: Y015
+    _WhichOneofArgType__dense_rank: _TypeAlias = _typing.Literal["_dense_rank", b"_dense_rank"]  # noqa: Y015
+    _WhichOneofReturnType__lexical: _TypeAlias = _typing.Literal["lexical"]  # noqa: Y015
+    _WhichOneofArgType__lexical: _TypeAlias = _typing.Literal["_lexical", b"_lexical"]  # noqa: Y015
+    _WhichOneofReturnType__lexical_rank: _TypeAlias = _typing.Literal["lexical_rank"]  # noqa: Y015
+    _WhichOneofArgType__lexical_rank: _TypeAlias = _typing.Literal["_lexical_rank", b"_lexical_rank"]  # noqa: Y015
+    _WhichOneofReturnType__max_similarity: _TypeAlias = _typing.Literal["max_similarity"]  # noqa: Y015
+    _WhichOneofArgType__max_similarity: _TypeAlias = _typing.Literal["_max_similarity", b"_max_similarity"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bm25) -> _WhichOneofReturnType__bm25 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__conversation) -> _WhichOneofReturnType__conversation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cosine) -> _WhichOneofReturnType__cosine | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dense) -> _WhichOneofReturnType__dense | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dense_rank) -> _WhichOneofReturnType__dense_rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lexical) -> _WhichOneofReturnType__lexical | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lexical_rank) -> _WhichOneofReturnType__lexical_rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_similarity) -> _WhichOneofReturnType__max_similarity | None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class Boost(_message.Message):
+    """One factor of a score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"recency", "importance" or "access"."""
+    value: _builtins.float
+    """The value, 0 to 1."""
+    weight: _builtins.float
+    """Its weight."""
+    factor: _builtins.float
+    """1 + weight * (value - 1/2)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.float = ...,
+        weight: _builtins.float = ...,
+        factor: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "name", b"name", "value", b"value", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Boost: _TypeAlias = Boost  # noqa: Y015
 
 @_typing.final
 class GetRecentRequest(_message.Message):
@@ -1923,6 +2701,11 @@ class GetServerInfoResponse(_message.Message):
     EMBEDDING_DIMENSIONS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     ANN_INDEXES_FIELD_NUMBER: _builtins.int
+    LANGUAGES_FIELD_NUMBER: _builtins.int
+    DEFAULT_LANGUAGE_FIELD_NUMBER: _builtins.int
+    DEFAULT_RANKING_FIELD_NUMBER: _builtins.int
+    DEFAULT_DENSE_WEIGHT_FIELD_NUMBER: _builtins.int
+    EMBEDDING_QUEUE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version of this service."""
     schema_revision: _builtins.str
@@ -1937,6 +2720,10 @@ class GetServerInfoResponse(_message.Message):
     """The embedding model, as recorded in the database."""
     embedding_dimensions: _builtins.int
     """The dimensions every embedding must have."""
+    default_language: _builtins.str
+    """The language of memories and queries that name none."""
+    default_dense_weight: _builtins.float
+    """The dense side's weight in HYBRID searches that bring none."""
     @_builtins.property
     def limits(self) -> Global___Limits:
         """Every limit enforced."""
@@ -1946,6 +2733,18 @@ class GetServerInfoResponse(_message.Message):
         """The approximate indexes of large users, and the one across users, largest first. Empty while the database is
         out of reach.
         """
+
+    @_builtins.property
+    def languages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The languages whose words can be stemmed; "simple" takes words as they are."""
+
+    @_builtins.property
+    def default_ranking(self) -> Global___Ranking:
+        """The ranking of LEXICAL and HYBRID searches that bring none."""
+
+    @_builtins.property
+    def embedding_queue(self) -> Global___EmbeddingQueue:
+        """Memories waiting for their embedding."""
 
     def __init__(
         self,
@@ -1959,14 +2758,51 @@ class GetServerInfoResponse(_message.Message):
         embedding_dimensions: _builtins.int = ...,
         limits: Global___Limits | None = ...,
         ann_indexes: _abc.Iterable[Global___AnnIndex] | None = ...,
+        languages: _abc.Iterable[_builtins.str] | None = ...,
+        default_language: _builtins.str = ...,
+        default_ranking: Global___Ranking | None = ...,
+        default_dense_weight: _builtins.float = ...,
+        embedding_queue: Global___EmbeddingQueue | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_ranking", b"default_ranking", "embedding_queue", b"embedding_queue", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ann_indexes", b"ann_indexes", "embedder", b"embedder", "embedding_dimensions", b"embedding_dimensions", "embedding_model", b"embedding_model", "limits", b"limits", "pgvector_version", b"pgvector_version", "postgres_version", b"postgres_version", "schema_revision", b"schema_revision", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ann_indexes", b"ann_indexes", "default_dense_weight", b"default_dense_weight", "default_language", b"default_language", "default_ranking", b"default_ranking", "embedder", b"embedder", "embedding_dimensions", b"embedding_dimensions", "embedding_model", b"embedding_model", "embedding_queue", b"embedding_queue", "languages", b"languages", "limits", b"limits", "pgvector_version", b"pgvector_version", "postgres_version", b"postgres_version", "schema_revision", b"schema_revision", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
+
+@_typing.final
+class EmbeddingQueue(_message.Message):
+    """Memories stored with embed_async, of all users. Unset while the database is out of reach."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PENDING_COUNT_FIELD_NUMBER: _builtins.int
+    FAILED_COUNT_FIELD_NUMBER: _builtins.int
+    OLDEST_PENDING_AT_FIELD_NUMBER: _builtins.int
+    pending_count: _builtins.int
+    """How many wait for their embedding."""
+    failed_count: _builtins.int
+    """How many have failed for good; "memory-service embeddings" lists them."""
+    @_builtins.property
+    def oldest_pending_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when the oldest waits; unset when none does."""
+
+    def __init__(
+        self,
+        *,
+        pending_count: _builtins.int = ...,
+        failed_count: _builtins.int = ...,
+        oldest_pending_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_pending_at", b"oldest_pending_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_count", b"failed_count", "oldest_pending_at", b"oldest_pending_at", "pending_count", b"pending_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbeddingQueue: _TypeAlias = EmbeddingQueue  # noqa: Y015
 
 @_typing.final
 class AnnIndex(_message.Message):
@@ -2037,6 +2873,7 @@ class Limits(_message.Message):
     MAX_FILTER_VALUES_FIELD_NUMBER: _builtins.int
     MAX_CANDIDATES_FIELD_NUMBER: _builtins.int
     MAX_EF_SEARCH_FIELD_NUMBER: _builtins.int
+    MAX_QUERY_TERMS_FIELD_NUMBER: _builtins.int
     max_id_characters: _builtins.int
     """Characters in a user_id or conversation_id."""
     max_content_bytes: _builtins.int
@@ -2081,6 +2918,8 @@ class Limits(_message.Message):
     """Largest SearchSimilarRequest.candidates."""
     max_ef_search: _builtins.int
     """Largest ef_search."""
+    max_query_terms: _builtins.int
+    """Distinct words of a query that are looked for, the rarest first."""
     @_builtins.property
     def deleted_retention(self) -> _duration_pb2.Duration:
         """How long a soft-deleted memory can be restored."""
@@ -2120,10 +2959,11 @@ class Limits(_message.Message):
         max_filter_values: _builtins.int = ...,
         max_candidates: _builtins.int = ...,
         max_ef_search: _builtins.int = ...,
+        max_query_terms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deleted_retention", b"deleted_retention", "max_call_duration", b"max_call_duration", "request_id_retention", b"request_id_retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_page_size", b"default_page_size", "default_search_limit", b"default_search_limit", "deleted_retention", b"deleted_retention", "max_batch_bytes", b"max_batch_bytes", "max_batch_searches", b"max_batch_searches", "max_batch_size", b"max_batch_size", "max_call_duration", b"max_call_duration", "max_candidates", b"max_candidates", "max_content_bytes", b"max_content_bytes", "max_conversation_limit", b"max_conversation_limit", "max_ef_search", b"max_ef_search", "max_filter_conditions", b"max_filter_conditions", "max_filter_depth", b"max_filter_depth", "max_filter_values", b"max_filter_values", "max_id_characters", b"max_id_characters", "max_import_chunk_size", b"max_import_chunk_size", "max_metadata_bytes", b"max_metadata_bytes", "max_metadata_depth", b"max_metadata_depth", "max_page_size", b"max_page_size", "max_reply_bytes", b"max_reply_bytes", "max_request_bytes", b"max_request_bytes", "max_search_limit", b"max_search_limit", "max_summary_bytes", b"max_summary_bytes", "request_id_retention", b"request_id_retention"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_page_size", b"default_page_size", "default_search_limit", b"default_search_limit", "deleted_retention", b"deleted_retention", "max_batch_bytes", b"max_batch_bytes", "max_batch_searches", b"max_batch_searches", "max_batch_size", b"max_batch_size", "max_call_duration", b"max_call_duration", "max_candidates", b"max_candidates", "max_content_bytes", b"max_content_bytes", "max_conversation_limit", b"max_conversation_limit", "max_ef_search", b"max_ef_search", "max_filter_conditions", b"max_filter_conditions", "max_filter_depth", b"max_filter_depth", "max_filter_values", b"max_filter_values", "max_id_characters", b"max_id_characters", "max_import_chunk_size", b"max_import_chunk_size", "max_metadata_bytes", b"max_metadata_bytes", "max_metadata_depth", b"max_metadata_depth", "max_page_size", b"max_page_size", "max_query_terms", b"max_query_terms", "max_reply_bytes", b"max_reply_bytes", "max_request_bytes", b"max_request_bytes", "max_search_limit", b"max_search_limit", "max_summary_bytes", b"max_summary_bytes", "request_id_retention", b"request_id_retention"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -156,8 +156,8 @@ class MemoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchSimilar(self, request, context):
-        """Finds the memories of one user nearest to an embedding, a text or an existing memory, nearest first.
-        Equal scores are ordered by id, so the same data gives the same answer.
+        """Finds the memories of one user by meaning (an embedding, a text or an existing memory), by words, or by both,
+        best first. Equal scores are ordered by id, so the same data gives the same answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

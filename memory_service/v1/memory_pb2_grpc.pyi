@@ -68,8 +68,8 @@ class MemoryServiceStub:
     RestoreVector: _grpc.UnaryUnaryMultiCallable[_memory_pb2.RestoreVectorRequest, _memory_pb2.RestoreVectorResponse]
     """Brings a soft-deleted memory back. ALREADY_EXISTS when it is not deleted, NOT_FOUND when it was purged."""
     SearchSimilar: _grpc.UnaryUnaryMultiCallable[_memory_pb2.SearchSimilarRequest, _memory_pb2.SearchSimilarResponse]
-    """Finds the memories of one user nearest to an embedding, a text or an existing memory, nearest first.
-    Equal scores are ordered by id, so the same data gives the same answer.
+    """Finds the memories of one user by meaning (an embedding, a text or an existing memory), by words, or by both,
+    best first. Equal scores are ordered by id, so the same data gives the same answer.
     """
     BatchSearchSimilar: _grpc.UnaryUnaryMultiCallable[_memory_pb2.BatchSearchSimilarRequest, _memory_pb2.BatchSearchSimilarResponse]
     """Runs up to 100 searches of one user in one call, each as SearchSimilar would. Texts are embedded in one
@@ -122,8 +122,8 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     RestoreVector: _aio.UnaryUnaryMultiCallable[_memory_pb2.RestoreVectorRequest, _memory_pb2.RestoreVectorResponse]  # type: ignore[assignment]
     """Brings a soft-deleted memory back. ALREADY_EXISTS when it is not deleted, NOT_FOUND when it was purged."""
     SearchSimilar: _aio.UnaryUnaryMultiCallable[_memory_pb2.SearchSimilarRequest, _memory_pb2.SearchSimilarResponse]  # type: ignore[assignment]
-    """Finds the memories of one user nearest to an embedding, a text or an existing memory, nearest first.
-    Equal scores are ordered by id, so the same data gives the same answer.
+    """Finds the memories of one user by meaning (an embedding, a text or an existing memory), by words, or by both,
+    best first. Equal scores are ordered by id, so the same data gives the same answer.
     """
     BatchSearchSimilar: _aio.UnaryUnaryMultiCallable[_memory_pb2.BatchSearchSimilarRequest, _memory_pb2.BatchSearchSimilarResponse]  # type: ignore[assignment]
     """Runs up to 100 searches of one user in one call, each as SearchSimilar would. Texts are embedded in one
@@ -215,8 +215,8 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_pb2.SearchSimilarRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_pb2.SearchSimilarResponse, _abc.Awaitable[_memory_pb2.SearchSimilarResponse]]:
-        """Finds the memories of one user nearest to an embedding, a text or an existing memory, nearest first.
-        Equal scores are ordered by id, so the same data gives the same answer.
+        """Finds the memories of one user by meaning (an embedding, a text or an existing memory), by words, or by both,
+        best first. Equal scores are ordered by id, so the same data gives the same answer.
         """
 
     @_abc_1.abstractmethod

@@ -229,9 +229,12 @@ def _searches() -> Iterator[Bad]:
     one_of = ("exactly one", "embedding, text and memory_id")
     both = ("embedding and text",)
     yield Bad("SearchSimilar for nothing", search(), "text", (*one_of, "none"))
-    yield Bad("SearchSimilar for two", search(embedding=axis(0), text="x"), "text", (*one_of, *both))
+    dense = pb.SEARCH_MODE_DENSE
+    yield Bad("SearchSimilar for two", search(embedding=axis(0), text="x", mode=dense), "text", (*one_of, *both))
     yield Bad("SearchSimilar for three", search(embedding=axis(0), text="x", memory_id=ID), "memory_id", one_of)
-    yield Bad("SearchSimilar for a text", search(text="x"), "text", ("MEMORY_EMBEDDER",), "EMBEDDER_DISABLED")
+    for mode in (dense, pb.SEARCH_MODE_HYBRID):
+        name, request = f"SearchSimilar for a text in mode {mode}", search(text="x", mode=mode)
+        yield Bad(name, request, "text", ("MEMORY_EMBEDDER",), "EMBEDDER_DISABLED")
     yield Bad("SearchSimilar near no UUID", search(memory_id="x"), "memory_id", ("UUID",))
     for limit in (-1, 1_001, 2**31 - 1):
         request = search(embedding=axis(0), limit=limit)

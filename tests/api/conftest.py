@@ -11,7 +11,7 @@ from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 from tests.fix_server import ServerProcess
 
 # Access counters are left out: the server writes them half a second after the test that caused them.
-TABLES = ("users", "conversations", "memory_entries", "request_ids", "embedding_cache")
+TABLES = ("users", "conversations", "memory_entries", "request_ids", "embedding_cache", "embedding_jobs")
 
 Contents = dict[str, tuple[int, str]]
 """Rows and a checksum over all of them, by table."""

@@ -83,7 +83,10 @@ def test_a_request_over_the_limit_is_refused_by_grpc(
 
 NUL = "a\0b"
 
-IGNORED_BY_UPDATES = {"memory.etag", "memory.id", "memory.user_id", "memory.embedding_model"}  # they are output only
+# They are output only.
+IGNORED_BY_UPDATES = {
+    *("memory.etag", "memory.id", "memory.user_id", "memory.embedding_model", "memory.superseded_by"),
+}
 
 
 def string_paths(message: Descriptor, prefix: str = "") -> Iterator[str]:

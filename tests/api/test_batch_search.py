@@ -139,7 +139,7 @@ def test_a_search_for_another_user_is_refused(stub: MemoryServiceStub, owner: st
 
 FAULTS: list[tuple[pb.SearchSimilarRequest, str, str]] = [
     (pb.SearchSimilarRequest(), "text", "INVALID_FIELD"),
-    (search(text="x"), "text", "EMBEDDER_DISABLED"),
+    (pb.SearchSimilarRequest(text="x", mode=pb.SEARCH_MODE_HYBRID), "text", "EMBEDDER_DISABLED"),
     (search(embedding=floats([1, 2])), "embedding", "DIMENSION_MISMATCH"),
     (search(memory_id="7"), "memory_id", "INVALID_FIELD"),
     (search(limit=-1), "limit", "INVALID_FIELD"),

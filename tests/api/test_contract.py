@@ -77,6 +77,7 @@ SHOWN_ELSEWHERE = {
     "max_filter_values": "test_conditions_request.py",
     "max_candidates": "test_search_plans.py",
     "max_ef_search": "test_search_plans.py",
+    "max_query_terms": "test_lexical_search.py",
 }
 """Limits that are no bounds on a field, and where they are shown to hold."""
 

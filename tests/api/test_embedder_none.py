@@ -16,7 +16,10 @@ NEEDING_AN_EMBEDDER = {
     "memory.content": pb.InsertVectorRequest(user_id=USER, memory=pb.NewMemory(content="text")),
     "memory.embed_text": pb.InsertVectorRequest(user_id=USER, memory=pb.NewMemory(embed_text="text")),
     "memories[0].content": pb.BatchInsertVectorsRequest(user_id=USER, memories=[pb.NewMemory(content="text")]),
-    "text": pb.SearchSimilarRequest(user_id=USER, text="text"),
+    "text": pb.SearchSimilarRequest(user_id=USER, text="text", mode=pb.SEARCH_MODE_DENSE),
+    "embed_async": pb.InsertVectorRequest(
+        user_id=USER, memory=pb.NewMemory(content="text", embedding=axis(0)), embed_async=True
+    ),
 }
 
 

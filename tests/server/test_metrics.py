@@ -17,6 +17,7 @@ from prometheus_client.samples import Sample
 from memory_service import config
 from memory_service.addresses import AddressError, nth
 from memory_service.config import ConfigurationError
+from memory_service.job_outcome import JobOutcome
 from memory_service.metrics import Metrics
 from memory_service.metrics_listener import MetricsListener
 from memory_service.v1 import memory_pb2 as pb
@@ -113,6 +114,16 @@ def test_every_method_and_code_is_there_from_the_beginning(start_server: StartSe
     assert {sample.value for sample in handled} == {0.0}
     assert scrape("grpc_server_started_total", grpc_method="ImportVectors", grpc_type="bidi_stream") == 0
     assert {"Canceled", "OK", "DeadlineExceeded"} <= {sample.labels["grpc_code"] for sample in handled}
+
+
+def test_attempts_at_waiting_embeddings_are_counted_by_outcome() -> None:
+    metrics = Metrics(CollectorRegistry())
+    name = "memory_embedding_queue_attempts_total"
+    assert {metrics.registry.get_sample_value(name, {"outcome": one.value}) for one in JobOutcome} == {0.0}
+    metrics.embedding_queue.count(JobOutcome.EMBEDDED, 64)
+    metrics.embedding_queue.count(JobOutcome.REFUSED, 1)
+    assert metrics.registry.get_sample_value(name, {"outcome": "embedded"}) == 64
+    assert metrics.registry.get_sample_value(name, {"outcome": "refused"}) == 1
 
 
 def test_searches_are_counted_by_plan(server: ServerProcess, address: str) -> None:

@@ -45,6 +45,12 @@ def new_memory(**changes: Any) -> NewMemory:
     return NewMemory(**(fields | changes))
 
 
+def embedding_of(memory: NewMemory) -> Embedding:
+    """Returns the embedding that a memory to store brings."""
+    assert memory.embedding is not None
+    return memory.embedding
+
+
 def store(database: Database, user_id: str, *memories: NewMemory, now: datetime = NOW) -> None:
     """Stores memories, in one transaction."""
     database.write(database.call(), lambda conn: insert.insert_batch(conn, user_id, list(memories), now=now))

@@ -18,7 +18,7 @@ from db.search_statements import Metric
 from db.vectors import normalize
 from tests.storage.brute_force import Row, passes, stored_score
 from tests.storage.condition_oracle import holds
-from tests.storage.sample_memories import NOW, new_memory, soft_delete, store
+from tests.storage.sample_memories import NOW, embedding_of, new_memory, soft_delete, store
 
 OWNER = "owner"
 NEIGHBOUR = "owner "  # sorts next to the owner in every index
@@ -54,7 +54,7 @@ class Population:
 def nearest_first(rows: list[Row], metric: Metric, query: NDArray[np.float32]) -> list[tuple[float, UUID]]:
     """Returns the score and id of each, nearest first, ties by id."""
     wanted = normalize(query)
-    scored = [(stored_score(metric, wanted, row.memory.embedding), row.memory.id) for row in rows]
+    scored = [(stored_score(metric, wanted, embedding_of(row.memory)), row.memory.id) for row in rows]
     return sorted(scored, key=lambda found: (-found[0], found[1]))
 
 

@@ -67,4 +67,6 @@ def test_parameters_are_the_values() -> None:
 def test_the_covering_index_judges_all_but_metadata() -> None:
     conditions = of_user(index_conditions(names(Filter(**EVERYTHING)))).as_string(None)
     assert "conversation_key" in conditions
+    # The condition of the index itself, beside that of live memories.
+    assert "embedding IS NOT NULL" in conditions
     assert {name for name in EVERYTHING if f"%({name})s" in conditions} == EVERYTHING.keys() - {"metadata_contains"}

@@ -20,7 +20,16 @@ from db.search_plan import Plan, SearchTuning
 from db.vectors import normalize, to_parameter
 from tests.fix_database import NewDatabase
 from tests.storage.conftest import OpenDatabase
-from tests.storage.sample_memories import DIMENSIONS, hard_delete, new_memory, random_vector, soft_delete, store, unit
+from tests.storage.sample_memories import (
+    DIMENSIONS,
+    embedding_of,
+    hard_delete,
+    new_memory,
+    random_vector,
+    soft_delete,
+    store,
+    unit,
+)
 
 USERS = 40
 EACH = 50
@@ -39,7 +48,7 @@ class Population:
             memories = [new_memory(embedding=normalize(generator.normal(size=DIMENSIONS))) for _ in range(EACH)]
             store(database, owner, *memories)
             for memory in memories:
-                self.vectors[owner, memory.id] = memory.embedding.unit.astype(np.float64)
+                self.vectors[owner, memory.id] = embedding_of(memory).unit.astype(np.float64)
 
     def nearest(self, query: NDArray[np.float32], limit: int) -> list[tuple[Key, float]]:
         """Returns the keys and scores of the nearest, best first."""

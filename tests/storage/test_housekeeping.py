@@ -6,12 +6,14 @@ from uuid import uuid4
 import pytest
 import structlog
 
+from db.embedding_cache import cache_key
+from db.embedding_cache import store as store_embeddings
 from db.pool import Database
 from db.requests import RequestKey, once
 from memory_service import housekeeping
-from memory_service.housekeeping import Housekeeping
+from memory_service.housekeeping import CacheBounds, Housekeeping
 from tests.storage.concurrency import wait_for
-from tests.storage.sample_memories import LATER, NOW, PURGE_AT, new_memory, rows, soft_delete, store
+from tests.storage.sample_memories import LATER, NOW, PURGE_AT, new_memory, random_vector, rows, soft_delete, store
 
 
 def expire(database: Database, user_id: str, *, memories: int, request_ids: int) -> None:
@@ -55,3 +57,30 @@ def test_thread_purges_by_itself(database: Database, user_id: str) -> None:
     keeper.start()
     wait_for(lambda: left(database, user_id) == (1, 1))
     keeper.close()
+
+
+def test_embeddings_that_are_old_or_too_many_go(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "BATCH", 2)
+    evicted: list[tuple[int, int]] = []
+    bounds = CacheBounds(
+        max_rows=4,
+        ttl=timedelta(days=10),
+        on_evict=lambda *, expired, excess: evicted.append((expired, excess)),
+    )
+    keeper = Housekeeping(database, clock=lambda: NOW, interval_s=3_600, cache=bounds)
+    keeper.purge()  # what other tests have left
+    for days in range(12):
+        key = cache_key("m", 8, f"{days} days old")
+        now = NOW - timedelta(days=days)
+        database.write(
+            database.call(),
+            lambda conn, key=key, now=now: store_embeddings(conn, {key: random_vector(1)}, now=now, expired=now),  # type: ignore[misc]
+        )
+    evicted.clear()
+    with structlog.testing.capture_logs() as events:
+        keeper.purge()
+        keeper.purge()
+    assert evicted == [(2, 6), (0, 0)]
+    kept = rows(database, b"SELECT key FROM embedding_cache")
+    assert {row[0] for row in kept} == {cache_key("m", 8, f"{days} days old") for days in range(4)}
+    assert events == [{"event": "embedding_cache_evicted", "expired": 2, "excess": 6, "log_level": "info"}]

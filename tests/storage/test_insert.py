@@ -15,7 +15,7 @@ import pytest
 from db import insert
 from db.connection import Connection
 from db.errors import Conflict, InvalidValue, MemoryExists
-from db.memory import Memory, NewMemory, View, etag
+from db.memory import EmbeddingState, Memory, NewMemory, View, etag
 from db.pool import Database
 from db.requests import RequestKey, once
 from db.vectors import normalize
@@ -25,6 +25,7 @@ from tests.storage.sample_memories import (
     LATER,
     NOW,
     PURGE_AT,
+    embedding_of,
     new_memory,
     random_vector,
     read,
@@ -66,6 +67,7 @@ def test_every_field_comes_back(database: Database, user_id: str, insert_memory:
         embedding_model="some-model",
         importance=10,
         created_at=NOW - timedelta(days=400, microseconds=1),
+        language="german",
     )
     insert_memory(database, user_id, memory)
 
@@ -89,6 +91,9 @@ def test_every_field_comes_back(database: Database, user_id: str, insert_memory:
         content=memory.content,
         summary="short",
         metadata=memory.metadata,
+        language="german",
+        superseded_by=None,
+        embedding_state=EmbeddingState.READY,
         embedding=found.embedding,
     )
     assert found.etag == etag(1, NOW)
@@ -124,7 +129,7 @@ def test_the_largest_memory_fits(
     assert (found.user_id, found.conversation_id) == (owner, memory.conversation_id)
     assert (found.content, found.summary, found.metadata) == (memory.content, memory.summary, memory.metadata)
     assert found.embedding is not None
-    assert found.embedding.unit.tobytes() == memory.embedding.unit.tobytes()
+    assert found.embedding.unit.tobytes() == embedding_of(memory).unit.tobytes()
 
 
 @pytest.mark.parametrize("deleted", [False, True])

@@ -35,6 +35,25 @@ def test_runs_until_closed() -> None:
     assert not [one for one in threading.enumerate() if one.name == "test"]
 
 
+def test_a_woken_thread_runs_now_and_once_more_after_a_run_under_way() -> None:
+    started, release = threading.Event(), threading.Event()
+    runs: list[bool] = []
+
+    def task() -> None:
+        started.set()
+        runs.append(release.wait(LIMIT_S))
+
+    thread = PeriodicThread("test", task, interval_s=3_600).start()
+    thread.wake()
+    assert started.wait(LIMIT_S)
+    thread.wake()
+    thread.wake()
+    release.set()
+    wait_for(lambda: len(runs) == 2)
+    thread.close()
+    assert runs == [True, True]
+
+
 @pytest.mark.parametrize(("final_run", "runs"), [(True, 1), (False, 0)])
 def test_last_run_on_close(*, final_run: bool, runs: int) -> None:
     task = Task()

@@ -16,6 +16,7 @@ from db.vectors import normalize
 from memory_service import config
 from memory_service.limits import limits_of
 from memory_service.page_token import InvalidPageToken
+from memory_service.ranking_request import RankingDefaults
 from memory_service.recall import Recall
 from memory_service.searching import Searching
 from memory_service.text_embeddings import TextEmbeddings
@@ -45,7 +46,8 @@ def searching(database: Database, accesses: AccessBuffer, embedder: SampleEmbedd
         ann=AnnRegistry(database),
         sizes=UserSizes(database, counted=lambda _user_id, _rows: None),
         tuning=SearchTuning,
-        observe=lambda _user_id, _nearest, _answer: None,
+        observe=lambda _user_id, _outcome: None,
+        ranking=RankingDefaults(),
         dimensions=DIMENSIONS,
         limits=limits_of(settings),
         clock=lambda: LATER,
@@ -92,7 +94,7 @@ def test_accesses_are_those_of_live_memories_returned(
 def test_search_by_text_memory_and_embedding_agree(searching: Searching, database: Database, user_id: str) -> None:
     memories = {text: new_memory(content=text, embedding=normalize(vector_of(text))) for text in "abcdef"}
     store(database, user_id, *memories.values())
-    by_text = search(searching, user_id, text="a")
+    by_text = search(searching, user_id, text="a", mode=pb.SEARCH_MODE_DENSE)
     by_embedding = search(searching, user_id, embedding=pb.Vector(f32_le=vector_of("a").astype("<f4").tobytes()))
     assert by_text == by_embedding
     assert by_text[0] == str(memories["a"].id)

@@ -25,6 +25,7 @@ from tests.storage.brute_force import Row, score, stored_score
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_memories import (
     DIMENSIONS,
+    embedding_of,
     new_memory,
     random_vector,
     read,
@@ -118,7 +119,7 @@ def test_search_is_brute_force(
         for filter_ in [Filter(), *filters]:
             candidates = brute_force.passing(rows, user_id, filter_)
             expected = {
-                id_: stored_score(metric, normalize(query), row.memory.embedding) for id_, row in candidates.items()
+                id_: stored_score(metric, normalize(query), embedding_of(row.memory)) for id_, row in candidates.items()
             }
             # Beyond the number of scores, the threshold is none.
             min_score = dict(enumerate(expected.values())).get(threshold)
@@ -134,7 +135,7 @@ def assert_exact(hits: list[Hit], candidates: dict[UUID, Row], metric: Metric, q
     for hit in hits:
         row = candidates[hit.memory.id]
         size = scale(metric, query, row.original)
-        assert abs(hit.score - stored_score(metric, normalize(query), row.memory.embedding)) <= PRECISION * size
+        assert abs(hit.score - stored_score(metric, normalize(query), embedding_of(row.memory))) <= PRECISION * size
         assert abs(hit.score - score(metric, query, row.original)) <= 2.1 * HALF_PRECISION * size
 
 

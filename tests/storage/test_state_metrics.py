@@ -6,7 +6,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from db import access
+from db import access, embedding_jobs
 from db.access import AccessBuffer
 from db.ann_catalog import name_of
 from db.pool import Database
@@ -15,7 +15,7 @@ from db.search_tuning import ENOUGH, TuningState
 from memory_service.state_metrics import StateMetrics
 from tests.fix_database import NewDatabase
 from tests.storage.conftest import OpenDatabase
-from tests.storage.sample_memories import NOW
+from tests.storage.sample_memories import LATER, NOW, new_memory, store
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def state_of(database: Database) -> StateMetrics:
         database=database,
         accesses=AccessBuffer(database, flush_interval_s=3_600),
         tuning=TuningState(SearchTuning(), target=0.98),
+        clock=lambda: LATER,
     )
 
 
@@ -96,8 +97,27 @@ def test_indexes_by_state(state: StateMetrics, url: str) -> None:
     assert states == {"ready": 1, "building": 0, "invalid": 1}
 
 
+def test_what_waits_for_its_embedding(state: StateMetrics) -> None:
+    def size(name: str) -> float:
+        return value(state, "memory_embedding_queue_size", state=name)
+
+    assert (size("pending"), size("failed")) == (0, 0)
+    assert value(state, "memory_embedding_queue_oldest_seconds") == 0
+    store(state.database, "u", *[new_memory(embedding=None) for _ in range(3)])
+    [job] = state.database.write(
+        state.database.call(), lambda conn: embedding_jobs.take(conn, now=NOW, leased_until=LATER, limit=1)
+    )
+    state.database.write(
+        state.database.call(), lambda conn: embedding_jobs.give_up(conn, job, error="refused", now=LATER)
+    )
+    assert (size("pending"), size("failed")) == (2, 1)
+    assert value(state, "memory_embedding_queue_oldest_seconds") == 3_600
+
+
 def test_a_database_that_is_gone_leaves_only_its_own_part_unknown(url: str, open_database: OpenDatabase) -> None:
     state = state_of(open_database(url))
     state.database.close()
     assert math.isnan(value(state, "memory_ann_indexes", state="ready"))
+    assert math.isnan(value(state, "memory_embedding_queue_size", state="pending"))
+    assert math.isnan(value(state, "memory_embedding_queue_oldest_seconds"))
     assert value(state, "memory_pool_max_size") == 4

@@ -11,24 +11,33 @@ import pytest
 from psycopg.sql import Composable
 
 import db
-from db import filters, recent, search_statements
+from db import candidates as of_candidates
+from db import fetch, filters, recent, search_statements
 from db.connection import name_of
 from db.filters import Filter
 from db.memory import View
 from db.search_plan import Coarse
 from db.search_statements import Metric, shape_of
 
-OWNED = ("users", "conversations", "memory_entries", "memory_access", "request_ids")
+OWNED = ("users", "conversations", "memory_entries", "memory_access", "request_ids", "embedding_jobs")
 NAMED = re.compile(r"\s*/\* [a-z_]+\.[a-z_]+ \*/")
 
 # Statements that serve no single user, and why they may.
 EXCEPTIONS = {
     "delete.purge": "housekeeping: takes rows by their own (user_id, id) because their time has come",
     "requests.purge": "housekeeping: likewise, by (user_id, request_id)",
+    "embedding_jobs.take": "the queue is worked off in its order; jobs and memories meet by (user_id, id)",
+    "embedding_jobs.embed": "writes embeddings of many users' memories, each under the (user_id, id) of its job",
+    "embedding_jobs.finish": "ends jobs under the (user_id, id) they were taken with",
+    "embedding_jobs.postpone": "likewise",
     "access.flush": "writes counters of many users' memories, each under the (user_id, id) it was recorded with",
 }
-# Statements across users by their purpose: operators' analysis, and the care of indexes.
-ACROSS_USERS = {"global_search.walk", "global_search.compare", "global_search.rows", "ann_counts.earned"}
+# Statements across users by their purpose: operators' analysis, the care of indexes, what waits for its embedding.
+ACROSS_USERS = {
+    *("global_search.walk", "global_search.compare", "global_search.rows", "ann_counts.earned"),
+    *("embedding_queue_state.counts", "embedding_queue_state.by_user", "embedding_queue_state.failed"),
+    "embedding_queue_state.retry",
+}
 OF_ALL_FILTERS = [Filter(), Filter(conversation_id="c", show_deleted=True), Filter(show_deleted=True)]
 
 
@@ -78,7 +87,20 @@ def composed() -> dict[str, set[str]]:
         for view, filter_, after in itertools.product(View, OF_ALL_FILTERS, [False, True])
     }
     walks = {search_statements.ann(shape, "u").decode() for shape in shapes if "show_deleted" not in shape.filter_names}
-    return {"search.table": tables, "search.candidates": candidates, "search.ann": walks, "recent.page": lists}
+    names = [filter_.compiled().names for filter_ in OF_ALL_FILTERS]
+    chosen = {fetch._chosen(view, of, None).decode() for view, of in itertools.product(View, names)}  # noqa: SLF001
+    features = {
+        of_candidates._features(of, None, cosine=cosine, embeddings=embeddings).decode()  # noqa: SLF001
+        for of, cosine, embeddings in itertools.product(names, [False, True], [False, True])
+    }
+    return {
+        "search.table": tables,
+        "search.candidates": candidates,
+        "search.ann": walks,
+        "recent.page": lists,
+        "fetch.chosen": chosen,
+        "candidates.features": features,
+    }
 
 
 STATEMENTS = constants() | composed()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 import numpy as np
 import psycopg
@@ -14,9 +15,23 @@ from db.pool import Database
 from db.vectors import Embedding
 from memory_service.embedding.errors import EmbedderUnavailable, TextNotEmbeddable
 from memory_service.text_embeddings import DEFAULT_TIMEOUT_S, TextEmbeddings
+from memory_service.vector_cache import CacheOptions
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_embedder import SampleEmbedder, vector_of
 from tests.storage.sample_memories import NOW, rows
+
+DAY = timedelta(days=1)
+
+
+class Clock:
+    """Tells the time that the test has set."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        """Returns the time."""
+        return self.now
 
 
 @pytest.fixture
@@ -127,7 +142,11 @@ def test_cache_that_cannot_be_written_does_not_fail_the_call(
 ) -> None:
     database = open_database(database_url)
     with psycopg.connect(database_url) as operator:
-        operator.execute("ALTER TABLE embedding_cache DROP COLUMN created_at")
+        operator.execute(
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN RAISE SQLSTATE '53100' USING MESSAGE = 'hush'; END$$"
+        )
+        operator.execute("CREATE TRIGGER full_disk BEFORE INSERT ON embedding_cache EXECUTE FUNCTION full_disk()")
     embeddings = TextEmbeddings(embedder, database, lambda: NOW)
     with structlog.testing.capture_logs() as events:
         assert directions(embeddings.embed(["hush"], database.call())) == expected(["hush"])
@@ -171,3 +190,75 @@ def test_provider_has_as_long_as_the_call(
 
 def test_model_is_the_embedder_s(embeddings: TextEmbeddings, embedder: SampleEmbedder) -> None:
     assert embeddings.model == embedder.model
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def looked_up() -> list[tuple[int, int]]:
+    """Hits and misses of each look-up."""
+    return []
+
+
+@pytest.fixture
+def timed(
+    embedder: SampleEmbedder, database: Database, clock: Clock, looked_up: list[tuple[int, int]]
+) -> TextEmbeddings:
+    """Keeps embeddings for 30 days."""
+    options = CacheOptions(ttl=30 * DAY, on_look_up=lambda *, hits, misses: looked_up.append((hits, misses)))
+    return TextEmbeddings(embedder, database, clock, cache=options)
+
+
+def test_what_nobody_used_for_long_is_asked_again(
+    timed: TextEmbeddings, embedder: SampleEmbedder, database: Database, clock: Clock
+) -> None:
+    timed.embed(["a"], database.call())
+    clock.now = NOW + 30 * DAY
+    timed.embed(["a"], database.call())
+    assert embedder.asked == [["a"], ["a"]]
+    clock.now = NOW + 59 * DAY
+    timed.embed(["a"], database.call())
+    assert len(embedder.asked) == 2
+
+
+def test_use_keeps_an_embedding(
+    timed: TextEmbeddings, embedder: SampleEmbedder, database: Database, clock: Clock
+) -> None:
+    for _ in range(5):
+        timed.embed(["a"], database.call())
+        clock.now += 29 * DAY
+    assert embedder.asked == [["a"]]
+
+
+def test_use_is_noted_once_a_day(timed: TextEmbeddings, database: Database, clock: Clock) -> None:
+    def noted() -> datetime:
+        [(used_at,)] = rows(database, b"SELECT created_at FROM embedding_cache")
+        assert isinstance(used_at, datetime)
+        return used_at
+
+    timed.embed(["a"], database.call())
+    clock.now = NOW + DAY
+    timed.embed(["a"], database.call())
+    assert noted() == NOW
+    clock.now = NOW + DAY + timedelta(seconds=1)
+    timed.embed(["a"], database.call())
+    assert noted() == clock.now
+
+
+def test_hits_and_misses_are_counted(
+    timed: TextEmbeddings, database: Database, looked_up: list[tuple[int, int]]
+) -> None:
+    timed.embed(["a", "b", "a"], database.call())
+    timed.embed(["b", "c", "a"], database.call())
+    assert looked_up == [(0, 2), (2, 1)]
+
+
+def test_cache_can_be_off(embedder: SampleEmbedder, database: Database) -> None:
+    embeddings = TextEmbeddings(embedder, database, lambda: NOW, cache=CacheOptions(enabled=False))
+    for _ in range(2):
+        assert directions(embeddings.embed(["a"], database.call())) == expected(["a"])
+    assert embedder.asked == [["a"], ["a"]]
+    assert rows(database, b"SELECT FROM embedding_cache") == []

@@ -20,6 +20,7 @@ from tests.storage.concurrency import at_once
 from tests.storage.sample_memories import (
     LATER,
     NOW,
+    embedding_of,
     hard_delete,
     new_memory,
     random_vector,
@@ -74,7 +75,7 @@ def test_named_fields_change_and_the_others_stay(
     assert (found.version, found.created_at, found.updated_at) == (2, NOW, LATER)
     assert returned.etag == found.etag
     assert found.embedding is not None
-    assert found.embedding.unit.tolist() == before.embedding.unit.tolist()
+    assert found.embedding.unit.tolist() == embedding_of(before).unit.tolist()
     assert found.embedding_model == "test-model"
 
 

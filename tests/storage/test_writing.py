@@ -228,6 +228,22 @@ def test_stale_etag_costs_nothing_stored(writing: Writing, database: Database, u
     assert_embedded(database, user_id, memory.id, "second")
 
 
+def test_update_in_vain_embeds_nothing(
+    writing: Writing, embedder: SampleEmbedder, database: Database, user_id: str
+) -> None:
+    stale = insert(writing, user_id)
+    fresh = update(writing, user_id, stale.id, summary="s")
+    changed = pb.Memory(content="third")
+    for etag, error in ((stale.etag, EtagMismatch), (fresh.etag, MemoryDeleted), ("", MemoryDeleted)):
+        request = pb.UpdateVectorRequest(user_id=user_id, id=stale.id, memory=changed, etag=etag)
+        if error is MemoryDeleted and etag:
+            deleted = writing.delete(pb.DeleteVectorRequest(user_id=user_id, id=stale.id), database.call()).memory
+            request.etag = deleted.etag
+        with pytest.raises(error):
+            writing.update(request, database.call())
+    assert embedder.asked == [["first"]]
+
+
 def test_merge_beyond_the_limit_writes_nothing(writing: Writing, database: Database, user_id: str) -> None:
     half = "x" * (writing.limits.max_metadata_bytes // 2)
     id_ = insert(writing, user_id, metadata=to_struct({"a": half})).id

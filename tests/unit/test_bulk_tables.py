@@ -260,6 +260,29 @@ def test_nothing_can_be_written_and_read_again(table: Any, tmp_path: Path) -> No
     assert list(source.records) == []
 
 
+@pytest.mark.parametrize("missing", [[0], [1], [2], [0, 1], [1, 2], [0, 1, 2]])
+def test_memories_that_wait_for_their_embedding_are_written_without_in_parquet(
+    tmp_path: Path, missing: list[int]
+) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as stream:
+        writer = parquet.Writer(stream, with_embeddings=True, with_deleted=False)
+        for number in range(3):
+            embedding = None if number in missing else f32([number + 1, 0.5])
+            writer.write(pb.Memory(id=f"{number}", content="c", embedding=embedding))
+        writer.close()
+    records = list(parquet.read(path).records)
+    assert [record.memory.HasField("embedding") for record in records] == [n not in missing for n in range(3)]
+    assert all(record.memory.embedding == f32([n + 1, 0.5]) for n, record in enumerate(records) if n not in missing)
+
+
+def test_memories_that_wait_for_their_embedding_cannot_be_written_to_numpy() -> None:
+    waiting = pb.Memory(id="0195d3c8-0000-7000-8000-000000000001", content="c")
+    npz.Writer(io.BytesIO(), with_embeddings=False, with_deleted=False).write(waiting)
+    with pytest.raises(TransferError, match="0195d3c8-0000-7000-8000-000000000001 has no embedding yet"):
+        npz.Writer(io.BytesIO(), with_embeddings=True, with_deleted=False).write(waiting)
+
+
 def test_texts_too_long_for_numpy_are_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(npz, "MAX_TEXT_BYTES", 4_000)
     writer = npz.Writer(io.BytesIO(), with_embeddings=False, with_deleted=False)

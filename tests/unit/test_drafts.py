@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from db.cancellation import Call
 from db.vectors import Embedding, normalize
 from memory_service import drafts
 from memory_service.drafts import TextToEmbed
@@ -46,7 +47,8 @@ def test_memory_with_every_field(fields: FieldReader) -> None:
     memory = draft.complete(new_id=UUID(int=1), embedding=draft.source, model="caller")
     assert (memory.id, memory.conversation_id, memory.content, memory.summary) == (UUID(ID), "c", "text", "s")
     assert (memory.metadata, memory.importance, memory.created_at) == ({"a": 1}, 9, created_at)
-    assert (memory.embedding.norm, memory.embedding_model) == (5, "caller")
+    assert memory.embedding is draft.source
+    assert (draft.source.norm, memory.embedding_model) == (5, "caller")
 
 
 def test_defaults(fields: FieldReader) -> None:
@@ -56,6 +58,29 @@ def test_defaults(fields: FieldReader) -> None:
     assert (draft.id, draft.conversation_id, draft.importance, draft.created_at) == (None, None, 5, NOW)
     memory = draft.complete(new_id=UUID(int=1), embedding=normalize(np.ones(4)), model="m")
     assert (memory.id, memory.embedding_model) == (UUID(int=1), "m")
+
+
+def test_without_an_embedding_a_memory_keeps_what_is_to_be_embedded(fields: FieldReader) -> None:
+    messages = [
+        pb.NewMemory(content="text", embed_text="other"),
+        pb.NewMemory(content="text"),
+        pb.NewMemory(content="text", embed_text="text"),
+        pb.NewMemory(content="text", embedding=VECTOR),
+    ]
+    read = [drafts.read_one(fields, "memory", message, now=NOW) for message in messages]
+    memories = drafts.complete(read, None, Call(), now=NOW, embed_async=True)
+    assert noted(fields) == {}
+    assert [memory.embed_text for memory in memories] == ["other", None, None, None]
+    assert [memory.embedding is None for memory in memories] == [True, True, True, False]
+    assert memories[3].embedding_model == "caller"
+
+
+def test_embed_async_needs_an_embedder(fields: FieldReader, fields_without_embedder: FieldReader) -> None:
+    assert fields.embed_async(value=True)
+    assert not fields_without_embedder.embed_async(value=False)
+    assert noted(fields) == noted(fields_without_embedder) == {}
+    fields_without_embedder.embed_async(value=True)
+    assert "MEMORY_EMBEDDER=none" in noted(fields_without_embedder)["embed_async"]
 
 
 def test_embed_text_stands_in_for_the_content(fields: FieldReader) -> None:

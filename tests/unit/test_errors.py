@@ -27,6 +27,7 @@ CASES: list[tuple[Exception, grpc.StatusCode, str, tuple[float, float] | None]] 
     (db.MemoryExists("m", index=3), grpc.StatusCode.ALREADY_EXISTS, "MEMORY_EXISTS", None),
     (db.MemoryDeleted("m"), grpc.StatusCode.FAILED_PRECONDITION, "MEMORY_DELETED", None),
     (db.MemoryNotDeleted("m"), grpc.StatusCode.ALREADY_EXISTS, "MEMORY_NOT_DELETED", None),
+    (db.EmbeddingPending("m"), grpc.StatusCode.FAILED_PRECONDITION, "EMBEDDING_PENDING", None),
     (db.EtagMismatch("m"), grpc.StatusCode.ABORTED, "ETAG_MISMATCH", None),
     (db.RequestIdReused("m"), grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED", None),
     (db.ReplyTooLarge(count=2, size=9, allowed=8), grpc.StatusCode.RESOURCE_EXHAUSTED, "REPLY_TOO_LARGE", None),
@@ -39,6 +40,7 @@ CASES: list[tuple[Exception, grpc.StatusCode, str, tuple[float, float] | None]] 
     (db.DatabaseUnavailable("m"), grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", (1.0, 1.0)),
     (db.SchemaMismatch("m"), grpc.StatusCode.FAILED_PRECONDITION, "SCHEMA_MISMATCH", None),
     (db.UnsupportedDatabase("m"), grpc.StatusCode.FAILED_PRECONDITION, "SCHEMA_MISMATCH", None),
+    (embedding.RequestGivenUp("m", retry_after_s=2), grpc.StatusCode.UNAVAILABLE, "EMBEDDER_UNAVAILABLE", (2, 2)),
     (
         embedding.EmbedderUnavailable("m", retry_after_s=7.5),
         grpc.StatusCode.UNAVAILABLE,

@@ -90,7 +90,13 @@ def test_mask_empties_what_is_not_set(fields: FieldReader) -> None:
 def test_star_is_every_field_and_replaces_metadata(fields: FieldReader) -> None:
     draft = read_update(fields, "*", content="new", metadata=to_struct({"a": 1}))
     assert draft.changes == Changes(
-        content="new", summary="", metadata={"a": 1}, merge_metadata=False, importance=5, conversation_id=None
+        content="new",
+        summary="",
+        metadata={"a": 1},
+        merge_metadata=False,
+        importance=5,
+        conversation_id=None,
+        language="english",
     )
     assert (draft.content_changes, draft.embed_anew) == (True, True)
     assert noted(fields) == {}

@@ -14,7 +14,8 @@ from db.search_statements import Metric
 from db.vectors import normalize
 from memory_service import search_request
 from memory_service.fields import FieldReader
-from memory_service.search_request import METRICS, Query
+from memory_service.query_request import Query
+from memory_service.search_request import METRICS
 from memory_service.v1 import memory_pb2 as pb
 from tests.unit.noted import noted
 
@@ -73,7 +74,7 @@ def test_reply_has_the_encoding_of_the_request(fields: FieldReader) -> None:
     [
         ({}, "text", "none of them"),
         ({"text": ""}, "text", "none of them"),
-        ({"text": "q", "embedding": VECTOR}, "text", "embedding and text"),
+        ({"text": "q", "embedding": VECTOR, "mode": pb.SEARCH_MODE_DENSE}, "text", "embedding and text"),
         ({"text": "q", "memory_id": ID}, "memory_id", "text and memory_id"),
         ({"text": "q", "embedding": VECTOR, "memory_id": ID}, "memory_id", "embedding and text and memory_id"),
     ],

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from memory_service.config import Settings
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 from tests.api.calls import code_of, failure, send
@@ -180,7 +181,7 @@ def test_a_slow_provider_does_not_stop_those_who_need_none(
 
     with ThreadPoolExecutor(10) as threads:
         waiting = [threads.submit(wait_in_vain, number) for number in range(10)]
-        eventually(lambda: len(provider.requests) == 10)
+        eventually(lambda: len(provider.requests) == Settings.model_fields["embedding_concurrent_requests"].default)
         # More callers wait for the provider than there are database connections.
         assert insert(stub, user_id, "quick").content == "quick"
         assert not any(future.done() for future in waiting)

@@ -1,0 +1,1 @@
+"""The evaluation: its scores, its sets, and a run of it."""

@@ -1,0 +1,25 @@
+"""The shortest way to search by words in tests."""
+
+from typing import Any
+
+from db.filters import Filter
+from db.lexical import LexicalAnswer, Words, search_words
+from db.lexical_terms import DEFAULT_BOUNDS, Bounds
+from db.pool import Database
+
+SMALL = Bounds(exact_rows=20, min_sample=60, max_sample=60, min_found=30, max_found=30, count_up_to=1_000)
+"""Bounds under which a user of a few hundred memories is a large one."""
+
+
+def words(text: str, **changes: Any) -> Words:
+    """Returns words to look for, in English unless `changes` say otherwise."""
+    return Words(**({"text": text, "language": "english"} | changes))
+
+
+def search(
+    database: Database, user_id: str, wanted: str | Words, *, bounds: Bounds = DEFAULT_BOUNDS, **changes: Any
+) -> LexicalAnswer:
+    """Searches by words, for 100 memories without a filter unless `changes` say otherwise."""
+    arguments: dict[str, Any] = {"filter": Filter(), "exclude": None, "limit": 100, "user_rows": None} | changes
+    asked = words(wanted) if isinstance(wanted, str) else wanted
+    return database.read(database.call(), lambda conn: search_words(conn, user_id, asked, bounds=bounds, **arguments))
