@@ -42,6 +42,7 @@ def test_memories_are_not_logged_at_any_level(start_server: StartServer, user_id
 
     send_all(server, [insert, insert, taken, update, stale, search, pb.InsertVectorRequest(memory=malformed)])
 
+    assert server.stop() == 0  # then all of the log has been read
     assert len(server.log.events("call")) == 7
     assert len(server.log.events("slow_query")) > 5
     assert secret not in server.log.text
