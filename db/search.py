@@ -54,6 +54,10 @@ class Nearest:
     candidates: int | None = None
 
 
+# An uncounted user is taken for one of this size: too many candidates cost little, too few cost recall.
+_UNKNOWN_ROWS = 10_000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
     """What there is to search with: the covering index, this user's approximate one, and how large the user is."""
@@ -63,6 +67,11 @@ class Means:
     user_rows: int | None
     """Live memories of the user, None while not counted."""
     tuning: SearchTuning
+
+    @property
+    def rows_or_guess(self) -> int:
+        """How large to take the user for."""
+        return _UNKNOWN_ROWS if self.user_rows is None else self.user_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +97,6 @@ class _Found:
 
 
 _UNLIMITED = 2**62
-# An uncounted user is taken for one of this size: too many candidates cost little, too few cost recall.
-_UNKNOWN_ROWS = 10_000
 
 
 def search(conn: Connection, user_id: str, nearest: Nearest, means: Means) -> Answer:
@@ -176,7 +183,7 @@ class _Run:
             return 4 * nearest.limit + 100 if reads_metadata else nearest.limit
         if nearest.candidates is not None:
             return max(nearest.candidates, nearest.limit)
-        picks = candidates_for(nearest.limit, _rows_or_guess(means), means.tuning)
+        picks = candidates_for(nearest.limit, means.rows_or_guess, means.tuning)
         return min(MAX_CANDIDATES, FILTERED_PICKS * picks) if reads_metadata else picks
 
     def _enough(self, found: _Found, means: Means) -> int:
@@ -186,7 +193,7 @@ class _Run:
             return nearest.limit
         if nearest.candidates is not None:
             return max(nearest.candidates, nearest.limit)
-        passing = _rows_or_guess(means) * found.compared // found.picked
+        passing = means.rows_or_guess * found.compared // found.picked
         return enough_for(nearest.limit, passing, means.tuning)
 
     def ann(self, index: AnnIndex, tuning: SearchTuning) -> _Found:
@@ -211,7 +218,3 @@ class _Run:
         if entry_id is None:
             raise ReplyTooLarge(count=len(rows), size=text_bytes, allowed=self._parameters["max_text_bytes"])
         return _Found(picked, compared, [Hit(from_row(row[5:]), row[3]) for row in rows])
-
-
-def _rows_or_guess(means: Means) -> int:
-    return _UNKNOWN_ROWS if means.user_rows is None else means.user_rows

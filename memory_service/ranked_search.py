@@ -22,8 +22,6 @@ from memory_service.search_request import SearchDraft
 # NDCG@10 is the same to four digits. Boosts, conversations and diversity choose among more.
 MIN_CANDIDATES, MIN_CANDIDATES_TO_CHOOSE_FROM, MAX_CANDIDATES = 50, 100, 1_000
 CANDIDATES_PER_RESULT = 4
-# An uncounted user is taken for one of this size.
-UNKNOWN_ROWS = 10_000
 
 
 def candidates_of_a_side(draft: SearchDraft) -> int:
@@ -96,8 +94,7 @@ class RankedSearch:
         """
         if self.draft.filter.reads_metadata:
             return 0
-        rows = UNKNOWN_ROWS if self.means.user_rows is None else self.means.user_rows
-        return candidates_for(self.draft.limit, rows, self.means.tuning)
+        return candidates_for(self.draft.limit, self.means.rows_or_guess, self.means.tuning)
 
     def _measurable(self, nearest: Nearest, answer: Answer) -> tuple[Nearest, Answer] | None:
         """Returns the search and its answer as DENSE would have them; None where it would look less far."""

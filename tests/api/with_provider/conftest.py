@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -40,19 +41,24 @@ def module_database_url(databases: Databases) -> Iterator[str]:
     databases.drop(url)
 
 
+def asking(provider: Provider, database_url: str) -> dict[str, Any]:
+    """Returns the settings of a service that embeds text through the provider, asking once."""
+    return {
+        "database_url": database_url,
+        "embedder": "openai",
+        "embedding_model": MODEL,
+        "embedding_dimensions": 8,
+        "openai_base_url": provider.base_url,
+        "openai_api_key": KEY,
+        "embedding_retries": 0,
+    }
+
+
 @pytest.fixture(scope="module")
 def server(databases: Databases, module_database_url: str, module_provider: Provider) -> Iterator[ServerProcess]:
     """A service that embeds text through the provider."""
     with running_servers(databases) as start:
-        yield start(
-            database_url=module_database_url,
-            embedder="openai",
-            embedding_model=MODEL,
-            embedding_dimensions=8,
-            openai_base_url=module_provider.base_url,
-            openai_api_key=KEY,
-            embedding_retries=0,
-        )
+        yield start(**asking(module_provider, module_database_url))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.api.calls import failure, send
 from tests.api.conftest import ReadContents
 from tests.api.messages import stats
 from tests.api.waiting import eventually
-from tests.api.with_provider.conftest import KEY, MODEL
+from tests.api.with_provider.conftest import asking
 from tests.api.with_provider.test_embedding_cache import assert_embeds
 from tests.embedding.provider import TOO_LONG, Json, Provider, Status, Tamper
 from tests.fix_database import Databases
@@ -28,13 +28,7 @@ def server(databases: Databases, module_database_url: str, module_provider: Prov
     """A service that has two requests to the provider under way, tells its metrics, and tries again soon."""
     with running_servers(databases) as start:
         yield start(
-            database_url=module_database_url,
-            embedder="openai",
-            embedding_model=MODEL,
-            embedding_dimensions=8,
-            openai_base_url=module_provider.base_url,
-            openai_api_key=KEY,
-            embedding_retries=0,
+            **asking(module_provider, module_database_url),
             embedding_concurrent_requests=CONCURRENT_REQUESTS,
             embedding_breaker_failures=5,
             embedding_breaker_cool_down_s=1,

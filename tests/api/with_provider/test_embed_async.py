@@ -9,7 +9,7 @@ from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 from tests.api.calls import failure, send
 from tests.api.messages import axis, get
 from tests.api.waiting import eventually
-from tests.api.with_provider.conftest import KEY, MODEL
+from tests.api.with_provider.conftest import asking
 from tests.api.with_provider.test_embedding_cache import assert_embeds
 from tests.embedding.provider import FORBIDDEN, TOO_LONG, Provider, Status
 from tests.fix_database import Databases
@@ -23,13 +23,7 @@ def server(databases: Databases, module_database_url: str, module_provider: Prov
     """A service that embeds text through the provider, and comes back to what failed within moments."""
     with running_servers(databases) as start:
         yield start(
-            database_url=module_database_url,
-            embedder="openai",
-            embedding_model=MODEL,
-            embedding_dimensions=8,
-            openai_base_url=module_provider.base_url,
-            openai_api_key=KEY,
-            embedding_retries=0,
+            **asking(module_provider, module_database_url),
             embedding_breaker_cool_down_s=0.05,
             embedding_queue_poll_s=0.02,
             embedding_queue_delay_s=0.01,
