@@ -56,20 +56,38 @@ class RankingDraft:
         return self.boosts.neutral and self.conversation.neutral and self.diversity.neutral
 
 
+_PLAIN = RankingDraft(
+    fusion=Convex(1.0),
+    boosts=PRESETS["none"],
+    conversation=ConversationWeights(),
+    diversity=Diversity(),
+    as_of=None,
+)
+
+
 def read(fields: FieldReader, request: pb.SearchSimilarRequest, mode: Mode, defaults: RankingDefaults) -> RankingDraft:
-    """Reads the ranking of a search, noting violations."""
-    context = fields.integer("conversation.context", request.conversation.context, minimum=0, maximum=MAX_CONTEXT)
-    ranking = request.ranking
+    """Reads the ranking of a search, noting violations.
+
+    Most searches by meaning alone name no ranking, and must not pay for one: what is unset is not read.
+    """
+    if mode is Mode.DENSE and not _names_any_option(request):
+        return _PLAIN
+    ranking, conversation = request.ranking, request.conversation
     return RankingDraft(
         fusion=_fusion(fields, request.fusion, defaults),
         boosts=_boosts(fields, ranking)
         if request.HasField("ranking")
         else PRESETS["none" if mode is Mode.DENSE else defaults.preset],
-        conversation=_conversation(fields, request.conversation),
+        conversation=_conversation(fields, conversation),
         diversity=_diversity(fields, request.diversity),
         as_of=fields.time("ranking.as_of", ranking.as_of) if ranking.HasField("as_of") else None,
-        context=context,
+        context=fields.integer("conversation.context", conversation.context, minimum=0, maximum=MAX_CONTEXT),
     )
+
+
+def _names_any_option(request: pb.SearchSimilarRequest) -> bool:
+    has = request.HasField
+    return has("ranking") or has("fusion") or has("conversation") or has("diversity")
 
 
 def _fusion(fields: FieldReader, message: pb.Fusion, defaults: RankingDefaults) -> Fusion:

@@ -84,7 +84,10 @@ def read(fields: FieldReader, request: pb.SearchSimilarRequest, defaults: Rankin
     limit = fields.size("limit", request.limit, default=limits.default_search_limit, maximum=limits.max_search_limit)
     query, mode = query_request.read(fields, request)
     ranking = ranking_request.read(fields, request, mode, defaults)
-    words = _words(fields, query.text, request.lexical)
+    # Options are checked also where the mode has no use for them.
+    words = (
+        _words(fields, query.text, request.lexical) if mode is not Mode.DENSE or request.HasField("lexical") else None
+    )
     if view is View.FULL:
         check_embeddings_fit(fields, limit * (1 + 2 * max(0, ranking.context)), encoding)
     if math.isnan(request.min_score):

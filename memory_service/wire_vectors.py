@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from db.vectors import Embedding, InvalidEmbedding, normalize_rows
+from db.vectors import Embedding, InvalidEmbedding, normalize, normalize_rows
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.violations import Violations
 
@@ -45,11 +45,20 @@ class VectorFault:
 
 def read(vector: pb.Vector, path: str, dimensions: int, violations: Violations) -> Embedding | None:
     """Returns the normalized embedding, or None after noting what is wrong with it."""
-    [found] = read_all([vector], dimensions)
+    found = _normalized(_decode(vector, dimensions))
     if isinstance(found, Embedding):
         return found
     found.note(path, violations)
     return None
+
+
+def _normalized(values: NDArray[np.floating] | VectorFault) -> Embedding | VectorFault:
+    if isinstance(values, VectorFault):
+        return values
+    try:
+        return normalize(values)
+    except InvalidEmbedding as error:
+        return VectorFault(description=str(error))
 
 
 def read_all(vectors: Iterable[pb.Vector], dimensions: int) -> list[Embedding | VectorFault]:
