@@ -6,7 +6,7 @@
 ARG PYTHON_VERSION=3.13
 
 FROM python:${PYTHON_VERSION}-slim AS build
-ARG EXTRAS=local,openai
+ARG EXTRAS=local,openai,jwt
 WORKDIR /src
 RUN python -m venv /opt/memory-service
 # pyproject.toml names README.md and LICENSE as parts of the package; the wheel takes migrations along.
@@ -24,14 +24,15 @@ RUN groupadd --system --gid 10001 memory \
     && install --directory --owner=memory --group=memory --mode=0700 /var/lib/memory-service
 # The same path as in the build: scripts of a virtual environment name their interpreter by its full path.
 COPY --from=build /opt/memory-service /opt/memory-service
-# Outside a container's loopback nobody could reach it. The service still refuses to start on this address until
-# MEMORY_INSECURE=true says that the network around it is trusted: calls are neither encrypted nor authenticated.
+# Outside a container's loopback nobody could reach it. The service refuses to start on this address without TLS and
+# authentication, unless MEMORY_INSECURE=true says that the network around it is trusted.
 ENV PATH=/opt/memory-service/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MEMORY_DATA_DIR=/var/lib/memory-service \
     MEMORY_LISTEN=0.0.0.0:50051 \
     MEMORY_OPS_LISTEN=127.0.0.1:50052 \
-    MEMORY_LOG_FORMAT=json
+    MEMORY_LOG_FORMAT=json \
+    GRPC_VERBOSITY=ERROR
 # By number: Kubernetes' runAsNonRoot does not look names up.
 USER 10001:10001
 EXPOSE 50051

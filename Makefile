@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
+SUPPLY_VENV := .venv-supply
 PROTOS := $(wildcard protos/memory_service/v1/*.proto)
 
 .PHONY: help
@@ -48,12 +49,20 @@ demo: $(VENV)/.installed ## Store a few hundred texts for several users and sear
 	$(BIN)/python examples/demo.py
 
 .PHONY: test
-test: $(VENV)/.installed-dev ## Run all tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+test: $(VENV)/.installed-dev ## Run the tests, but for the dozen that take longest (under 5 minutes)
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not long" $(ARGS)
+
+.PHONY: test-all
+test-all: $(VENV)/.installed-dev ## Run all tests
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 .PHONY: coverage
 coverage: $(VENV)/.installed-dev ## Run all tests and demand coverage (half as long again)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report=term $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.installed-dev ## Fuzz a running service, 50,000 inputs (15 minutes); ARGS="--seed N --seconds S"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.installed-bench ## Measure against plain psycopg, small (under 5 minutes on 2 quiet cores)
@@ -66,6 +75,10 @@ bench-full: $(VENV)/.installed-bench ## The same in full (about an hour); ARGS="
 .PHONY: eval
 eval: $(VENV)/.installed-bench ## Measure how well searches find what is asked for (ARGS="--only NAME")
 	$(BIN)/python -m evaluation $(ARGS)
+
+.PHONY: faults
+faults: $(VENV)/.installed-dev ## Kill, freeze and starve what the service stands on (ARGS="--only NAME")
+	$(BIN)/python -m faults $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style (ruff) and the contract (buf)
@@ -99,17 +112,35 @@ proto: $(PROTO_VENV)/.installed ## Generate the stubs in memory_service/v1 from 
 proto-check: $(PROTO_VENV)/.installed ## Fail when the committed stubs are stale
 	$(PROTO_VENV)/bin/python scripts/generate_stubs.py --check
 
+# An environment of their own: what they need is no part of what they judge.
+$(SUPPLY_VENV)/.installed: Makefile
+	$(PYTHON) -m venv $(SUPPLY_VENV)
+	@$(SUPPLY_VENV)/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3' 'cyclonedx-bom>=7.5,<8'
+	@touch $@
+
+.PHONY: audit
+audit: $(VENV)/.installed-dev $(SUPPLY_VENV)/.installed ## Look for known vulnerabilities in what is installed (needs the network)
+	$(SUPPLY_VENV)/bin/python scripts/audit_dependencies.py $(ARGS)
+
+.PHONY: sbom
+sbom: $(VENV)/.installed $(SUPPLY_VENV)/.installed ## List what is installed as CycloneDX, in dist/sbom.json
+	@mkdir -p dist
+	$(SUPPLY_VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --output-file dist/sbom.json $(BIN)/python
+
 .PHONY: docs
 docs: $(VENV)/.installed-dev ## Write the generated parts of the documentation
 	$(BIN)/python scripts/generate_docs.py
 	$(BIN)/python -m benchmarks.page
 	$(BIN)/python -m evaluation.page
+	$(BIN)/python -m faults.page
 
 .PHONY: docs-check
 docs-check: $(VENV)/.installed-dev ## Fail when the generated parts of the documentation are stale
 	$(BIN)/python scripts/generate_docs.py --check
 	$(BIN)/python -m benchmarks.page --check
 	$(BIN)/python -m evaluation.page --check
+	$(BIN)/python -m faults.page --check
 
 .PHONY: check
 check: lint types proto-check docs-check test ## Everything CI runs
@@ -120,4 +151,4 @@ image: ## Build the container image
 
 .PHONY: clean
 clean: ## Remove environments, caches and build products (not your data)
-	rm -rf $(VENV) $(PROTO_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build
+	rm -rf $(VENV) $(PROTO_VENV) $(SUPPLY_VENV) .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build

@@ -17,6 +17,7 @@ What runs, and what it may touch:
     floor             asks PostgreSQL directly, in process: what the service is measured against
     client            asks the service through its stubs
     callers           processes and threads that ask, and the clock they keep
+    load              processes that put load on the service: closed loops, or a rate that waits for nobody
     stopwatch         times something done over and over in this process
     recall_truth      the right answers, by brute force outside the database
     comparison        alternating rounds of floor and service, and their ratios

@@ -32,6 +32,7 @@ PARTS = {
     "table-growth": "table_growth",
     "import": "importing",
     "mixed": "mixed",
+    "overload": "overload",
 }
 RESULTS = Path(__file__).parent / "results"
 REASON_CHARACTERS = 300

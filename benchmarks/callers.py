@@ -89,7 +89,7 @@ class Callers:
             self._processes.append(process)
         try:
             for pipe in self._pipes:
-                _received(pipe)
+                received(pipe)
         except BaseException:  # also a time limit: nobody else would end the processes
             self.close()
             raise
@@ -99,7 +99,7 @@ class Callers:
         count = len(self._pipes)
         for start, pipe in enumerate(self._pipes):
             pipe.send(Job(job.questions[start::count], job.seconds))
-        parts: list[Round] = [_received(pipe) for pipe in self._pipes]
+        parts: list[Round] = [received(pipe) for pipe in self._pipes]
         return Round(
             np.concatenate([part.latencies_s for part in parts]),
             [answer for part in parts for answer in part.answers],
@@ -128,7 +128,8 @@ class Callers:
         self.close()
 
 
-def _received(pipe: "Connection[Any, Any]") -> Any:
+def received(pipe: "Connection[Any, Any]") -> Any:
+    """Returns what a process sent; raises what it could not do."""
     result = pipe.recv()
     if isinstance(result, Exception):
         raise result

@@ -18,6 +18,7 @@ from pgvector.psycopg import register_vector
 from psycopg.types.json import Jsonb
 
 from benchmarks.question import CONTENT, LIMIT, Answer, Question
+from db import sign_bits
 
 COLUMNS = "id, conversation_id, content, summary, metadata, importance, version, created_at, updated_at"
 
@@ -31,13 +32,15 @@ LIMIT {LIMIT}
 """  # noqa: S608 - constants only
 
 
-INSERT = """/* floor.insert */
+_INSERT = """/* floor.insert */
 INSERT INTO memory_entries (
     user_id, id, content, summary, metadata, embedding, embedding_norm, embedding_model, importance, version,
-    created_at, updated_at)
+    created_at, updated_at{bits})
 VALUES (
-    %(user)s, %(id)s, %(content)s, '', %(metadata)s, %(vector)s, %(norm)s, 'caller', 5, 1, %(now)s, %(now)s)
+    %(user)s, %(id)s, %(content)s, '', %(metadata)s, %(vector)s, %(norm)s, 'caller', 5, 1, %(now)s, %(now)s{signs})
 """
+INSERT = _INSERT.format(bits="", signs="")
+INSERT_WITH_BITS = _INSERT.format(bits=", bits", signs=", binary_quantize(%(vector)s)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class FloorInserter:
         norm = float(np.linalg.norm(question.vector))
         with self._connection.cursor(binary=True) as cursor:
             cursor.execute(
-                INSERT,
+                INSERT_WITH_BITS if sign_bits.kept_for(len(question.vector)) else INSERT,
                 {
                     "user": question.user,
                     "id": uuid4(),

@@ -10,6 +10,7 @@ from benchmarks.part import SMALL_USER
 from benchmarks.progress import say
 from benchmarks.question import Question
 from benchmarks.tables import Tables
+from db import sign_bits
 
 NAME = "growing"
 SEED = 30
@@ -28,10 +29,10 @@ SELECT user_id || %(suffix)s, conversation_id, created_at FROM conversations WHE
 COLUMNS = """id, conversation_id, content, summary, metadata, embedding, embedding_norm, embedding_model, importance,
     version, created_at, updated_at"""
 
-MORE_MEMORIES = f"""/* benchmark.more_memories */
-INSERT INTO memory_entries (user_id, {COLUMNS})
-SELECT user_id || %(suffix)s, {COLUMNS} FROM memory_entries WHERE user_id = ANY(%(users)s)
-"""  # noqa: S608 - constants only
+MORE_MEMORIES = """/* benchmark.more_memories */
+INSERT INTO memory_entries (user_id, {columns})
+SELECT user_id || %(suffix)s, {columns} FROM memory_entries WHERE user_id = ANY(%(users)s)
+"""
 
 
 class GrowingTable:
@@ -56,8 +57,9 @@ class GrowingTable:
 
     def _add_copy(self, connection: psycopg.Connection) -> None:
         users = [user.name for user in self._collection.users]
+        columns = f"{COLUMNS}, bits" if sign_bits.kept_for(self._collection.dimensions) else COLUMNS
         with connection.transaction():
-            for statement in (MORE_USERS, MORE_CONVERSATIONS, MORE_MEMORIES):
+            for statement in (MORE_USERS, MORE_CONVERSATIONS, MORE_MEMORIES.format(columns=columns)):
                 connection.execute(statement, {"suffix": _suffix(self._copies), "users": users})
         self._copies += 1
 

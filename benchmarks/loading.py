@@ -1,5 +1,6 @@
 """Stores a collection by COPY BINARY, in random order, and leaves the table as autovacuum would."""
 
+import struct
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +13,7 @@ from psycopg.types.json import Jsonb
 
 from benchmarks.collection import Collection, id_of
 from benchmarks.progress import Progress
+from db import sign_bits
 
 BEGUN_AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -26,7 +28,7 @@ SELECT u, c, %(now)s FROM unnest(%(users)s::text[], %(conversations)s::text[]) A
 
 COPY = """COPY memory_entries (
     user_id, id, conversation_id, content, summary, metadata, embedding, embedding_norm, embedding_model,
-    importance, version, created_at, updated_at) FROM STDIN (FORMAT BINARY)"""
+    importance, version, created_at, updated_at{bits}) FROM STDIN (FORMAT BINARY)"""
 COPY_TYPES = (
     "text", "uuid", "text", "text", "text", "jsonb", "halfvec", "float8", "text", "int2", "int8", "timestamptz",
     "timestamptz",
@@ -66,8 +68,10 @@ def copy(
     progress: Progress | None = None,
 ) -> None:
     """Copies rows in the order given, in one COPY."""
-    with connection.cursor() as cursor, cursor.copy(COPY) as stream:
-        stream.set_types(COPY_TYPES)
+    has_bits = sign_bits.kept_for(collection.dimensions)
+    command = COPY.format(bits=", bits" if has_bits else "")
+    with connection.cursor() as cursor, cursor.copy(command) as stream:
+        stream.set_types((*COPY_TYPES, "bytea") if has_bits else COPY_TYPES)
         for number in rows:
             row = int(number)
             at = created_at(row)
@@ -85,9 +89,15 @@ def copy(
                 1,
                 at,
                 at,
+                *((signs_of(collection.vectors[row]),) if has_bits else ()),
             ))  # fmt: skip
             if progress is not None:
                 progress.advance()
+
+
+def signs_of(vector: NDArray[np.float32]) -> bytes:
+    """Returns what pgvector's binary_quantize makes of a vector as COPY takes it: how many bits, then the bits."""
+    return struct.pack("!i", len(vector)) + np.packbits(vector.astype(np.float16) > 0).tobytes()
 
 
 def settle(connection: psycopg.Connection) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 from benchmarks.generated_sections import filled, write_or_check
 from benchmarks.outcome import Json, read
@@ -143,7 +144,22 @@ def _other(data: Json) -> list[str]:
             f"- {last['calls']:,} mixed calls: {last['bytes'] / 2**20:.0f} MiB resident at the end, "
             f"{number(figures['growth_after_warm_up'])} times what it was after a fifth of them."
         )
+    if (figures := _figures(data, "overload")) is not None:
+        lines.append(_overload(figures))
     return [*lines, "", *_picture(data, "memory-against-calls", "Memory against calls")] if lines else _absent()
+
+
+def _overload(figures: Json) -> str:
+    def middle(name: str) -> str:
+        return number(median(turn[name] for turn in figures["rounds"]))
+
+    return (
+        f"- Five times as many calls as it can answer (heavy ones, of ten searches or ten memories to store): "
+        f"{middle('answered_calls_per_s')} answered a second of {middle('offered_calls_per_s')} offered, where callers "
+        f"that wait for each answer reach {middle('peak_calls_per_s')}; p99 of those answered "
+        f"{middle('answered_p99_ms')} ms, of health checks {number(figures['health']['ops']['p99_ms'])} ms on the ops "
+        f"address and {number(figures['health']['main']['p99_ms'])} ms on the main one."
+    )
 
 
 SECTIONS: dict[str, Callable[[Json], list[str]]] = {

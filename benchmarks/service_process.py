@@ -51,17 +51,22 @@ class ServiceProcess:
         """
         self._process = subprocess.Popen(
             [sys.executable, "-m", "memory_service", "serve"],
-            env=environment(database_url, dimensions=dimensions, listen="127.0.0.1:0", ops_listen="off", **settings),
+            env=environment(
+                database_url, dimensions=dimensions, **{"listen": "127.0.0.1:0", "ops_listen": "off", **settings}
+            ),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._serving: queue.Queue[str] = queue.Queue()
+        self._serving: queue.Queue[dict[str, str]] = queue.Queue()
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        self.address = self._wait_until_serving()
+        serving = self._wait_until_serving()
+        self.address = serving["listen"]
         """host:port of the gRPC service."""
+        self.ops_address = serving["ops_listen"]
+        """host:port of the ops address, "off" for none."""
 
     def _read_log(self) -> None:
         stream = self._process.stderr
@@ -71,21 +76,21 @@ class ServiceProcess:
             for line in stream:
                 self._last_lines.append(line)
                 if '"serving"' in line:
-                    self._serving.put(json.loads(line)["listen"])
-        self._serving.put("")  # it has ended: no use in waiting any longer
+                    self._serving.put(json.loads(line))
+        self._serving.put({})  # it has ended: no use in waiting any longer
 
-    def _wait_until_serving(self) -> str:
+    def _wait_until_serving(self) -> dict[str, str]:
         try:
-            address = self._serving.get(timeout=START_LIMIT_S)
+            serving = self._serving.get(timeout=START_LIMIT_S)
         except queue.Empty:
-            address = ""
+            serving = {}
         except BaseException:  # a time limit or Ctrl-C: nobody else would stop it
             self.stop()
             raise
-        if not address:
+        if not serving:
             self.stop()
             raise RuntimeError(f"the service did not start:\n{''.join(self._last_lines)}")
-        return address
+        return serving
 
     def resident_bytes(self) -> int:
         """Returns the resident memory of the process and its workers."""

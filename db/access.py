@@ -16,6 +16,7 @@ from db.connection import Connection
 from db.errors import Conflict
 from db.periodic import PeriodicThread
 from db.pool import Database
+from db.wall import ACROSS_USERS
 
 log = structlog.get_logger(__name__)
 
@@ -115,9 +116,9 @@ class AccessBuffer:
 
     def _write(self, batch: list[tuple[Key, Accesses]]) -> None:
         try:
-            self._database.write(self._database.call(), lambda conn: write_accesses(conn, batch))
+            self._database.write(self._database.call(), lambda conn: write_accesses(conn, batch), user_id=ACROSS_USERS)
         except Conflict:  # 23503: a memory was erased between the join and the foreign key's check
-            self._database.write(self._database.call(), lambda conn: write_accesses(conn, batch))
+            self._database.write(self._database.call(), lambda conn: write_accesses(conn, batch), user_id=ACROSS_USERS)
 
     def _keep(self, pending: list[tuple[Key, Accesses]]) -> None:
         with self._lock:

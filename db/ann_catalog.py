@@ -79,11 +79,10 @@ class BuildProgress:
     """0 where PostgreSQL does not tell."""
 
 
-# Housekeeping, across users. One command at a time can build or drop a table's indexes concurrently; REINDEX has two
-# indexes in the works and reports one of them.
+# One command at a time can build or drop a table's indexes concurrently; REINDEX has two indexes in the works and
+# reports one of them.
 LIST = """/* ann_catalog.list */
 SELECT c.relname,
-       a.user_id,
        am.amname,
        i.indisvalid AND i.indisready AND i.indislive,
        EXISTS (
@@ -98,10 +97,12 @@ SELECT c.relname,
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_am am ON am.oid = c.relam
-LEFT JOIN ann_indexes a ON a.index_name = c.relname
 WHERE i.indrelid = to_regclass('memory_entries') AND starts_with(c.relname, %(prefix)s)
-ORDER BY 6 DESC, 1
+ORDER BY 5 DESC, 1
 """
+
+# Housekeeping, across users.
+USERS = "/* ann_catalog.users */ SELECT index_name, user_id FROM ann_indexes"
 
 PROGRESS = """/* ann_catalog.progress */
 SELECT phase, tuples_done, tuples_total
@@ -114,11 +115,13 @@ WANTED = "/* ann_catalog.wanted */ SELECT user_id FROM ann_indexes ORDER BY user
 
 def list_indexes(conn: Connection) -> list[IndexInfo]:
     """Returns the approximate indexes, largest first; those that others made under other names are not ours."""
-    rows = conn.query(LIST, {"prefix": PREFIX}).fetchall()
+    with conn.as_session():
+        rows = conn.query(LIST, {"prefix": PREFIX}).fetchall()
+    users: dict[str, str] = dict(conn.query(USERS, {}).fetchall()) if rows else {}
     return [
         IndexInfo(
             name=name,
-            user_id=user_id,
+            user_id=users.get(name),
             method=method,
             state=_state(valid=valid, building=building),
             bytes=size,
@@ -126,7 +129,7 @@ def list_indexes(conn: Connection) -> list[IndexInfo]:
             entries=entries,
             options=_numbers(options),
         )
-        for name, user_id, method, valid, building, size, scans, entries, options in rows
+        for name, method, valid, building, size, scans, entries, options in rows
         if _OURS.fullmatch(name)
     ]
 
@@ -149,5 +152,6 @@ def wanted_users(conn: Connection) -> list[str]:
 
 def progress(conn: Connection) -> BuildProgress | None:
     """Returns how far the build of an index on memories is, None where none goes on."""
-    row = conn.query(PROGRESS, {}).fetchone()
+    with conn.as_session():
+        row = conn.query(PROGRESS, {}).fetchone()
     return None if row is None else BuildProgress(row[0], row[1] or 0, row[2] or 0)

@@ -31,6 +31,8 @@ class AnnDemand:
             return
         now = self._clock()
         try:
-            self._database.write(self._database.call(), lambda conn: want(conn, user_id, name_of(user_id), now=now))
+            self._database.write(
+                self._database.call(), lambda conn: want(conn, user_id, name_of(user_id), now=now), user_id=user_id
+            )
         except DatabaseError as error:
             log.info("ann_index_not_asked_for", error=str(error))

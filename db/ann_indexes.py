@@ -52,10 +52,12 @@ class Blueprint:
     options: IndexOptions
     parallel: bool = True
     """Off after a build ran out of space, which may have been the shared memory of parallel workers."""
+    column: str = "embedding"
+    """What is indexed."""
 
 
 CREATE = SQL("""/* ann_indexes.create */
-CREATE INDEX CONCURRENTLY {name} ON memory_entries USING {method} (embedding halfvec_cosine_ops)
+CREATE INDEX CONCURRENTLY {name} ON memory_entries USING {method} ({column} halfvec_cosine_ops)
 WITH ({parameters}) WHERE {predicate}
 """)
 
@@ -89,6 +91,7 @@ def create(session: AnnSession, blueprint: Blueprint) -> None:
     statement = CREATE.format(
         name=Identifier(blueprint.name),
         method=Identifier(blueprint.options.method),
+        column=Identifier(blueprint.column),
         parameters=SQL(", ").join(
             SQL("{} = {}").format(Identifier(name), Literal(value)) for name, value in parameters.items()
         ),

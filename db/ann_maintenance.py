@@ -13,6 +13,7 @@ from db.ann_indexes import Blueprint
 from db.ann_policy import Act, AnnPolicy, Step, steps
 from db.ann_session import AnnLock, AnnSession
 from db.errors import DatabaseError, DatabaseUnavailable, StorageFull
+from db.wall import ACROSS_USERS
 
 log = structlog.get_logger(__name__)
 
@@ -129,9 +130,9 @@ class AnnMaintenance:
         return False
 
     def _steps(self, session: AnnSession) -> list[Step]:
-        indexes = session.query(list_indexes)
-        users = session.query(wanted_users)
-        rows = session.query(lambda conn: self._counts.of(conn, users))
+        indexes = session.query(list_indexes, user_id=ACROSS_USERS)
+        users = session.query(wanted_users, user_id=ACROSS_USERS)
+        rows = session.query(lambda conn: self._counts.of(conn, users), user_id=ACROSS_USERS)
         result = steps(indexes, rows, session.query(ann_counts.total_rows), self._policy)
         keys = {(step.act, step.name) for step in result}
         self._failures = {key: failure for key, failure in self._failures.items() if key in keys}
@@ -190,7 +191,7 @@ def _run(session: AnnSession, step: Step, policy: AnnPolicy, *, parallel: bool) 
             ann_indexes.replace(session, blueprint)
         case Act.FORGET:
             assert user_id is not None  # noqa: S101 - the rules forget users
-            session.query(lambda conn: ann_indexes.forget(conn, user_id))
+            session.query(lambda conn: ann_indexes.forget(conn, user_id), user_id=user_id)
             ann_indexes.drop(session, step.name)
         case Act.DROP:
             ann_indexes.drop(session, step.name)

@@ -6,6 +6,7 @@ from datetime import datetime
 from db.connection import Connection
 from db.periodic import PeriodicThread
 from db.pool import Database
+from db.wall import ACROSS_USERS
 
 REFRESH_S = 5.0
 
@@ -67,7 +68,7 @@ class AnnRegistry:
 
     def refresh(self) -> None:
         """Reads the registry now."""
-        self._indexes = self._database.read(self._database.call(), _valid)
+        self._indexes = self._database.read(self._database.call(), _valid, user_id=ACROSS_USERS)
 
 
 def _valid(conn: Connection) -> dict[str, AnnIndex]:

@@ -16,6 +16,7 @@ from db.connecting import describe_failure
 from db.connection import Connection
 from db.errors import Conflict, DatabaseUnavailable, SchemaMismatch
 from db.pool import CONNECT
+from db.wall import Whose, read_roles, settings_of
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +73,7 @@ class AnnSession:
             raise
 
     def _prepare(self, build_memory_mb: int | None) -> None:
+        self._connection.roles = self.query(read_roles)
         self.query(lambda conn: conn.query(UNLIMITED, {}))
         self.run(SQL("SET lock_timeout = {}").format(f"{LOCK_TIMEOUT_S}s"))
         if build_memory_mb is not None:
@@ -88,10 +90,19 @@ class AnnSession:
         with _translated():
             self._connection.execute(command)
 
-    def query(self, query: Callable[[Connection], T]) -> T:
-        """Runs `query` on the connection; raises what `run` does."""
+    def query(self, query: Callable[[Connection], T], *, user_id: Whose | None = None) -> T:
+        """Runs `query` on the connection; raises what `run` does.
+
+        Without `user_id` as the role that logged in: the owner of the tables, who may change them and sees no rows of
+        users. See `Database.read` for the others.
+        """
+        conn = self._connection
         with _translated():
-            return query(self._connection)
+            conn.wall = None if user_id is None or conn.roles is None else settings_of(user_id, conn.roles)
+            try:
+                return query(conn)
+            finally:
+                conn.wall = None
 
     def try_lock(self, lock: AnnLock) -> bool:
         """Takes the lock if nobody else has it; taken twice, it has to be given back twice."""

@@ -17,6 +17,7 @@ import psycopg
 import structlog
 
 from db.errors import CallCancelled, StatementTimeout
+from db.schema import EmbeddingSpace
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,15 @@ class Canceller:
 class Call:
     """One caller's request as the database layer sees it: until when it may run, and how it is stopped."""
 
-    def __init__(self, canceller: Canceller | None = None, *, timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        canceller: Canceller | None = None,
+        *,
+        timeout_s: float | None = None,
+        space: EmbeddingSpace | None = None,
+    ) -> None:
+        self.space = space
+        """What the call's embeddings are of; it gets no connection to a database of another one. None: any will do."""
         self._canceller = canceller
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._lock = threading.Lock()

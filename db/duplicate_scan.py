@@ -66,6 +66,6 @@ def _blocks(conn: Connection, user_id: str, rows: int) -> Iterator[tuple[list[UU
 
 
 def _units(halfvecs: Sequence[bytes]) -> NDArray[np.float64]:
-    """Reads pgvector's binary form of halfvecs, which db.copy_import describes."""
+    """Reads pgvector's binary form of halfvecs, which db.bulk_insert describes."""
     words = np.frombuffer(b"".join(halfvecs), dtype=">u2").reshape(len(halfvecs), -1)
     return words[:, 2:].astype(np.uint16).view(np.float16).astype(np.float64)

@@ -61,6 +61,11 @@ WHERE (SELECT count(*) FROM owner) >= 0
 """
 
 
+def take_turns(conn: Connection, user_id: str, *, now: datetime) -> None:
+    """Waits until no other transaction that has called this for the user is under way; stores the user if new."""
+    conn.query(TAKE_TURNS, {"user_id": user_id, "now": now})
+
+
 def store(
     conn: Connection,
     user_id: str,
@@ -80,7 +85,7 @@ def store(
         Conflict: When the duplicates changed again and again meanwhile.
     """
     with conn.transaction():
-        conn.query(TAKE_TURNS, {"user_id": user_id, "now": now})
+        take_turns(conn, user_id, now=now)
         insert.require_free(conn, user_id, memories)
         decisions = _decide(conn, user_id, memories, duplicates, now=now)
         _insert(conn, user_id, memories, decisions, now=now)

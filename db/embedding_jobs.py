@@ -10,12 +10,16 @@ Whoever locks both locks the memory before its job.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
+from db import sign_bits
+from db.bulk_insert import array, halfvecs
 from db.connection import Connection
+from db.embedding_turns import Turns
 from db.memory import NewMemory
-from db.vectors import Embedding, to_parameter
+from db.vectors import Embedding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +55,29 @@ def enqueue(conn: Connection, user_id: str, memories: Sequence[NewMemory], *, no
     conn.query(ENQUEUE, {"user_id": user_id, "ids": ids, "embed_texts": embed_texts, "now": now})
 
 
-# Across users: the oldest first, whoever they belong to. The rows others are taking at the moment are left to them.
-TAKE = """/* embedding_jobs.take */
-WITH due AS MATERIALIZED (
+# Whose jobs are looked at for one batch. Were there more users, each would get too little for a request to be worth it.
+USERS_OF_A_BATCH = 16
+
+# The rows others are taking at the moment are left to them.
+_OF_EACH = """
+    SELECT job.user_id, job.id
+    FROM unnest(%(users)s::text[]) AS given (user_id)
+    CROSS JOIN LATERAL (
+        SELECT user_id, id FROM embedding_jobs
+        WHERE user_id = given.user_id AND failed_at IS NULL AND next_attempt_at <= %(now)s
+        ORDER BY next_attempt_at
+        LIMIT %(limit)s
+        FOR UPDATE SKIP LOCKED
+    ) job"""
+_OLDEST = """
     SELECT user_id, id
     FROM embedding_jobs
     WHERE failed_at IS NULL AND next_attempt_at <= %(now)s
     ORDER BY next_attempt_at
     LIMIT %(limit)s
-    FOR UPDATE SKIP LOCKED
+    FOR UPDATE SKIP LOCKED"""
+_TAKE = """
+WITH due AS MATERIALIZED ({due}
 ), taken AS (
     UPDATE embedding_jobs j
     SET attempts = attempts + 1, next_attempt_at = %(leased_until)s
@@ -72,11 +90,30 @@ FROM taken
 JOIN memory_entries m ON m.user_id = taken.user_id AND m.id = taken.id
 ORDER BY taken.queued_at, taken.id
 """
+TAKE_OF_EACH = "/* embedding_jobs.take_of_each */" + _TAKE.format(due=_OF_EACH)
+TAKE = "/* embedding_jobs.take */" + _TAKE.format(due=_OLDEST)
 
 
-def take(conn: Connection, *, now: datetime, leased_until: datetime, limit: int) -> list[EmbeddingJob]:
-    """Takes up to `limit` jobs that are due; nobody else gets them before `leased_until`."""
-    rows = conn.query(TAKE, {"now": now, "leased_until": leased_until, "limit": limit}).fetchall()
+def take(
+    conn: Connection, *, now: datetime, leased_until: datetime, limit: int, turns: Turns | None = None
+) -> list[EmbeddingJob]:
+    """Takes up to `limit` jobs that are due; nobody else gets them before `leased_until`.
+
+    The oldest, whoever they belong to. With `turns`, users whose turn it is get equal shares first, each of them the
+    oldest of theirs: a million jobs of one user delay nobody else's.
+    """
+    lease = {"now": now, "leased_until": leased_until}
+    jobs: list[EmbeddingJob] = []
+    with conn.transaction():
+        if turns is not None and (users := turns.next(conn, users=min(limit, USERS_OF_A_BATCH))):
+            shares = lease | {"users": users, "limit": limit // len(users)}
+            jobs = _jobs(conn.query(TAKE_OF_EACH, shares).fetchall(), leased_until)
+        if len(jobs) < limit:
+            jobs += _jobs(conn.query(TAKE, lease | {"limit": limit - len(jobs)}).fetchall(), leased_until)
+    return jobs
+
+
+def _jobs(rows: Sequence[Sequence[Any]], leased_until: datetime) -> list[EmbeddingJob]:
     return [
         EmbeddingJob(
             user_id=user_id,
@@ -92,10 +129,10 @@ def take(conn: Connection, *, now: datetime, leased_until: datetime, limit: int)
 
 # A memory that has an embedding by now, or another content, keeps what it has. Neither its version nor updated_at
 # change: a caller who has its etag has seen all of it that a caller can change.
-EMBED = """/* embedding_jobs.embed */
+_EMBED = """/* embedding_jobs.embed */
 WITH waiting AS (
     SELECT m.user_id, m.id, given.embedding, given.norm
-    FROM unnest(%(user_ids)s::text[], %(ids)s::uuid[], %(hashes)s::bigint[], %(embeddings)s::halfvec[],
+    FROM unnest(%(user_ids)s::text[], %(ids)s::uuid[], %(hashes)s::bigint[], %(embeddings)b::halfvec[],
         %(norms)s::float8[]) AS given (user_id, id, content_hash, embedding, norm)
     JOIN memory_entries m ON m.user_id = given.user_id AND m.id = given.id
     WHERE m.embedding IS NULL AND m.content_hash = given.content_hash
@@ -103,10 +140,13 @@ WITH waiting AS (
     FOR NO KEY UPDATE OF m
 )
 UPDATE memory_entries m
-SET embedding = waiting.embedding, embedding_norm = waiting.norm, embedding_model = %(model)s, embedding_error = NULL
+SET embedding = waiting.embedding, embedding_norm = waiting.norm, embedding_model = %(model)s,
+    embedding_error = NULL{signs}
 FROM waiting
 WHERE m.user_id = waiting.user_id AND m.id = waiting.id
 """
+EMBED = _EMBED.format(signs="")
+EMBED_WITH_BITS = _EMBED.format(signs=", bits = binary_quantize(waiting.embedding)")
 
 FINISH = """/* embedding_jobs.finish */
 DELETE FROM embedding_jobs j
@@ -122,12 +162,13 @@ def complete(conn: Connection, jobs: Sequence[EmbeddingJob], embeddings: Sequenc
         "user_ids": [job.user_id for job in jobs],
         "ids": [job.id for job in jobs],
         "hashes": [job.content_hash for job in jobs],
-        "embeddings": [to_parameter(embedding) for embedding in embeddings],
+        "embeddings": array(conn.halfvec_oid, chain.from_iterable(halfvecs([one]) for one in embeddings)),
         "norms": [embedding.norm for embedding in embeddings],
         "model": model,
     }
     with conn.transaction():
-        count = conn.query(EMBED, parameters).rowcount
+        statement = EMBED_WITH_BITS if sign_bits.kept_beside(embeddings) else EMBED
+        count = conn.query(statement, parameters).rowcount
         conn.query(FINISH, parameters)
     return count
 

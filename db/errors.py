@@ -16,8 +16,11 @@ DatabaseError
 ├── PoolExhausted         no connection became free in time, or the database accepts no more (53xxx)
 ├── StorageFull           no space left (53100)
 ├── DatabaseUnavailable   unreachable, restarting or read-only (08xxx, 57P0x, 25006)
+├── EmbeddingSpaceChanged the database has moved to another embedding model since the caller looked
 ├── SchemaMismatch        the schema or embedding space is not the one needed
 ├── UnsupportedDatabase   PostgreSQL or pgvector is missing or too old
+├── ReembeddingConflict   a move to another model is not in the state that a step of it needs
+├── ReembeddingBehind     too many memories still lack their other embedding
 └── EmbeddedPostgresError the embedded PostgreSQL cannot run (in db/embedded/errors.py; names paths, so for operators)
 """
 
@@ -96,9 +99,28 @@ class DatabaseUnavailable(DatabaseError):
     """The database cannot be reached or does not accept writes at the moment."""
 
 
+class EmbeddingSpaceChanged(DatabaseError):
+    """The database has moved to another embedding model: what was embedded for it before means nothing in it now."""
+
+
 class SchemaMismatch(DatabaseError):
     """The database schema is not the one this version needs; the message names the command to run."""
 
 
 class UnsupportedDatabase(DatabaseError):
     """PostgreSQL or pgvector is missing or too old; the message says which version is needed."""
+
+
+class ReembeddingConflict(DatabaseError):
+    """A move to another embedding model is not in the state that this step needs; the message says what to do next."""
+
+
+class ReembeddingBehind(DatabaseError):
+    """More memories than the caller allows still lack their other embedding; run the back-fill once more."""
+
+    def __init__(self, *, pending: int, allowed: int) -> None:
+        super().__init__(
+            f"{pending} memories or more lack their other embedding, and {allowed} may: run the back-fill once more"
+        )
+        self.pending = pending
+        """How many at least."""

@@ -95,7 +95,7 @@ def _walk(conn: Connection, nearest: NearestOfAll, tuning: SearchTuning) -> list
     row = conn.query(INDEX, {"name": GLOBAL_NAME}).fetchone()
     if row is None:
         return []
-    with conn.pipeline(), conn.transaction():
+    with conn.pipelined_transaction():
         set_depth(conn, AnnIndex(*row), tuning, limit=nearest.limit, ef_search=nearest.ef_search)
         rows = conn.query(WALK, _parameters(nearest)).fetchall()
     # Relaxed order is nearly the order of distance.

@@ -8,14 +8,14 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
-from db import copy_import, embedding_jobs
+from db import bulk_insert, embedding_jobs, sign_bits
 from db.connection import Connection
 from db.errors import Conflict, MemoryExists
 from db.memory import NewMemory
 from db.vectors import to_parameter
 
 # One round trip: the foreign keys are checked at the end of the statement, when all rows are there.
-INSERT = """/* insert.one */
+_INSERT = """/* insert.one */
 WITH owner AS (
     INSERT INTO users (user_id, created_at) VALUES (%(user_id)s, %(now)s)
     ON CONFLICT DO NOTHING
@@ -30,11 +30,13 @@ WITH owner AS (
 )
 INSERT INTO memory_entries (
     user_id, id, conversation_id, content, summary, metadata, embedding, embedding_norm, embedding_model,
-    importance, version, created_at, updated_at, language)
+    importance, version, created_at, updated_at, language{bits})
 VALUES (
     %(user_id)s, %(id)s, %(conversation_id)s, %(content)s, %(summary)s, %(metadata)s, %(embedding)s,
-    %(embedding_norm)s, %(embedding_model)s, %(importance)s, 1, %(created_at)s, %(now)s, %(language)s)
+    %(embedding_norm)s, %(embedding_model)s, %(importance)s, 1, %(created_at)s, %(now)s, %(language)s{signs})
 """
+INSERT = _INSERT.format(bits="", signs="")
+INSERT_WITH_BITS = _INSERT.format(bits=", bits", signs=", binary_quantize(%(embedding)s)")
 
 
 def insert(conn: Connection, user_id: str, memory: NewMemory, *, now: datetime) -> None:
@@ -45,7 +47,8 @@ def insert(conn: Connection, user_id: str, memory: NewMemory, *, now: datetime) 
     """
     try:
         if memory.embedding is not None:
-            conn.query(INSERT, _parameters(user_id, memory, now))
+            statement = INSERT_WITH_BITS if sign_bits.kept_beside([memory.embedding]) else INSERT
+            conn.query(statement, _parameters(user_id, memory, now))
             return
         with conn.transaction():
             conn.query(INSERT, _parameters(user_id, memory, now))
@@ -87,7 +90,7 @@ def insert_batch(conn: Connection, user_id: str, memories: Sequence[NewMemory], 
             conversation_ids = {memory.conversation_id for memory in memories if memory.conversation_id is not None}
             conn.query(OWNERS, {"user_id": user_id, "conversation_ids": list(conversation_ids), "now": now})
             require_free(conn, user_id, memories)
-            copy_import.copy(conn, user_id, memories, now=now)
+            bulk_insert.insert_rows(conn, user_id, memories, now=now)
             embedding_jobs.enqueue(conn, user_id, memories, now=now)
     except psycopg.errors.UniqueViolation as error:  # inserted by somebody else since we looked
         if (taken := _first_taken(conn, user_id, positions)) is None:

@@ -154,8 +154,8 @@ _SCORE = SQL(
 # Every row with any of the terms was looked at.
 _OTHERS_FOUND = SQL("SELECT id, score FROM scored WHERE id = ANY(%(also)s) AND id NOT IN (SELECT id FROM best)")
 
-# The rows asked for may have common terms only, which find nobody.
-_OTHERS_READ = SQL(
+# Rows looked up by their ids: they may have common terms only, which find nobody.
+_READ = SQL(
     """SELECT id, sum({score}) AS score
     FROM unnest(%(also)s::uuid[]) AS given (given_id)
     CROSS JOIN LATERAL (
@@ -166,8 +166,18 @@ _OTHERS_READ = SQL(
     ) entry
     CROSS JOIN LATERAL ({tf}) AS hit (term, tf)
     JOIN terms USING (term)
-    WHERE id NOT IN (SELECT id FROM best)
+    {unless}
     GROUP BY id"""
+)
+_NOT_AMONG_THE_BEST = SQL("WHERE id NOT IN (SELECT id FROM best)")
+
+SCORE = SQL(
+    """/* lexical.score */
+WITH terms AS (
+    SELECT term, idf FROM unnest(%(terms)s::text[], %(idfs)s::float8[]) AS known (term, idf)
+)
+{read}
+"""
 )
 
 _TRUE = SQL("true")
@@ -204,9 +214,8 @@ def search(shape: Shape, *, all_found: bool, narrowed: bool) -> bytes:
         all_found: Whether every row with any of the terms is found. Otherwise `also` is looked up by its ids.
         narrowed: Whether only rows that pass the filter are looked at, document frequencies being known.
     """
-    passes = _passes(shape)
-    tf, kept = (_STEMS_AND_PREFIXES, _MARKED_AND_ALL) if shape.prefixes else (_STEMS, _MARKED)
-    others = _OTHERS_FOUND if all_found else _OTHERS_READ.format(score=_SCORE, kept=kept, tf=tf, passes=passes)
+    passes, (tf, kept) = _passes(shape), _terms_of_a_row(shape)
+    others = _OTHERS_FOUND if all_found else _read(shape, unless=_NOT_AMONG_THE_BEST)
     statement = SEARCH.format(
         passes=_TRUE if narrowed else passes,
         narrowed=passes if narrowed else _TRUE,
@@ -216,6 +225,21 @@ def search(shape: Shape, *, all_found: bool, narrowed: bool) -> bytes:
         others=others,
     )
     return statement.as_bytes(None)
+
+
+@lru_cache(maxsize=1_024)
+def score(shape: Shape) -> bytes:
+    """Returns the statement that scores memories by their ids, the weights of the terms being known."""
+    return SCORE.format(read=_read(shape, unless=SQL(""))).as_bytes(None)
+
+
+def _read(shape: Shape, *, unless: Composable) -> Composable:
+    tf, kept = _terms_of_a_row(shape)
+    return _READ.format(score=_SCORE, kept=kept, tf=tf, passes=_passes(shape), unless=unless)
+
+
+def _terms_of_a_row(shape: Shape) -> tuple[Composable, Composable]:
+    return (_STEMS_AND_PREFIXES, _MARKED_AND_ALL) if shape.prefixes else (_STEMS, _MARKED)
 
 
 def _passes(shape: Shape) -> Composable:

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from db.connecting import connect
 from db.errors import Conflict, DatabaseError, SchemaMismatch, UnsupportedDatabase
+from db.revisions import SCRIPTS, head
 from db.schema import (
     EmbeddingSpace,
     SchemaFacts,
@@ -26,10 +26,6 @@ from db.schema import (
     require_versions,
 )
 from db.sqlstate import translate
-
-# Inside this package once installed (see pyproject.toml), beside it in the repository.
-INSTALLED = Path(__file__).parent / "_migrations"
-SCRIPTS = INSTALLED if INSTALLED.is_dir() else Path(__file__).parent.parent / "migrations"
 
 OnWait = Callable[[float], None]
 """Called with the seconds waited so far while another migrator is at work: at once, and then every few seconds."""
@@ -101,13 +97,6 @@ def script(space: EmbeddingSpace) -> str:
     return config.output_buffer.getvalue()
 
 
-def head() -> str:
-    """Returns the newest revision this version knows."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    assert revision is not None  # noqa: S101 - there are migrations
-    return revision
-
-
 def verbatim(statements: str) -> TextClause:
     """Returns SQL for `op.execute` that reaches the server as it stands; `:name` is no parameter in it."""
     return sqlalchemy.text(statements.strip().removesuffix(";").replace(":", r"\:"))
@@ -153,6 +142,8 @@ def _explain(error: psycopg.Error, url: str) -> DatabaseError:
                 "database, as superuser: CREATE EXTENSION vector"
             )
         return SchemaMismatch(f"this role may not change the schema ({reason}); migrate as the owner of the database")
+    if isinstance(error, pg.InvalidRoleSpecification):
+        return UnsupportedDatabase(reason)  # of 0008, which says what an administrator has to run
     if isinstance(error, pg.LockNotAvailable):
         return Conflict("another session holds a lock on a table to be changed; end it, or run the migration again")
     if isinstance(error, pg.DuplicateTable | pg.DuplicateObject):

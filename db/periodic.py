@@ -10,6 +10,9 @@ from db.errors import DatabaseError
 
 log = structlog.get_logger(__name__)
 
+# How long closing waits for a run under way, and for one that writes what is left.
+RUN_S, FINAL_RUN_S = 3.0, 10.0
+
 
 class PeriodicThread:
     """Runs `task` every `interval_s` seconds; `close` runs it a last time where `final_run` says so."""
@@ -33,10 +36,12 @@ class PeriodicThread:
         self._woken.set()
 
     def close(self) -> None:
-        """Ends the thread, waiting for a run under way."""
+        """Ends the thread, waiting for a run under way, though not for ever: a frozen database never answers it."""
         self._closing.set()
         self._woken.set()
-        self._thread.join()
+        self._thread.join(FINAL_RUN_S if self._final_run else RUN_S)
+        if self._thread.is_alive():
+            log.warning("periodic_task_does_not_end", task=self._name)
 
     def _loop(self) -> None:
         while True:

@@ -2,19 +2,31 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 import psycopg_pool
 import structlog
+from psycopg.sql import SQL, Identifier
 
 from db import connection, sqlstate
 from db.cancellation import Call, Canceller
 from db.connection import Connection
-from db.errors import Conflict, DatabaseError, DatabaseUnavailable, PoolExhausted, StatementTimeout
+from db.embedding_space import read_space
+from db.errors import (
+    Conflict,
+    DatabaseError,
+    DatabaseUnavailable,
+    EmbeddingSpaceChanged,
+    PoolExhausted,
+    StatementTimeout,
+)
+from db.schema import EmbeddingSpace
+from db.wall import ACROSS_USERS, Whose, read_roles, settings_of
 
 log = structlog.get_logger(__name__)
 
@@ -23,9 +35,9 @@ T = TypeVar("T")
 ATTEMPTS = 3
 # A connection unused this long is tried out before it is lent: 46 µs, against 4 µs for one just returned.
 IDLE_BEFORE_CHECK_S = 5.0
-# With the default of 300 s the gaps between attempts grow to minutes, and a healed database looks down. Whoever asks
-# for a connection starts the next attempts.
-RECONNECT_TIMEOUT_S = 10.0
+# Gaps between attempts double until this time has passed, and a healed database looks down meanwhile: for minutes with
+# the default of 300 s, for 4 s with 10 s. Now there are two attempts; whoever asks for a connection starts the next.
+RECONNECT_TIMEOUT_S = 1.0
 
 # Notice a dead server in seconds: libpq would wait for ever to connect, and TCP for two hours once connected.
 CONNECT = {
@@ -48,18 +60,37 @@ class PoolOptions:
     statement_timeout_s: float = 10.0
     slow_query_ms: float = 100.0
     prepared_statements: bool = True
+    row_level_security: bool = True
+    """Off: whoever is named, statements run as those across users do."""
+
+
+@dataclass(slots=True)
+class _Loans:
+    """What all views of a pool count together."""
+
+    lent: int = 0
+    callers: int = 0
+    """Who hold a connection or wait for one."""
+    drained_at: float = 0.0
+    """When the idle connections were replaced last, by time.monotonic()."""
 
 
 class Database:
-    """A pool of connections to one database."""
+    """A pool of connections to one database.
 
-    def __init__(self, url: str, options: PoolOptions) -> None:
+    Whoever borrows one says whose rows it is for, which PostgreSQL then holds it to (db/wall.py):
+
+        database.read(call, lambda conn: fetch.fetch(conn, user_id, memory_id, view=view), user_id=user_id)
+        database.write(call, lambda conn: delete.purge(conn, now=now, limit=500), user_id=ACROSS_USERS)
+    """
+
+    def __init__(self, url: str, options: PoolOptions, *, expected_space: EmbeddingSpace | None = None) -> None:
+        self.space = expected_space
+        """What the embeddings of further calls are of; a call keeps what it began with. None: any will do."""
         self._options = options
         self._canceller = Canceller()
         self._lock = threading.Lock()
-        self._lent = 0
-        self._callers = 0  # who hold a connection or wait for one
-        self._drained_at = 0.0
+        self._loans = _Loans()
         self._pool = psycopg_pool.ConnectionPool(
             url,
             connection_class=Connection,
@@ -84,24 +115,35 @@ class Database:
 
     def _configure(self, conn: Connection) -> None:
         conn.slow_query_ms = self._options.slow_query_ms
-        conn.last_used_at = time.monotonic()
+        conn.made_at = conn.last_used_at = time.monotonic()
         connection.configure(
             conn,
             statement_timeout_s=self._options.statement_timeout_s,
             session_settings=self._options.prepared_statements,
         )
+        conn.space = read_space(conn)
+        conn.roles = read_roles(conn)
+        if conn.roles is not None and not self._options.row_level_security and self._options.prepared_statements:
+            conn.execute(SQL("SET ROLE {}").format(Identifier(conn.roles.all_users)))
 
     def open(self, *, timeout_s: float = 30.0) -> None:
-        """Opens the pool and waits for its first connections.
+        """Opens the pool and waits for its first connection.
 
         Raises:
-            DatabaseUnavailable: When they cannot be made in time.
+            DatabaseUnavailable: When it cannot be made in time.
         """
         self._pool.open()
-        try:
-            self._pool.wait(timeout_s)
-        except psycopg_pool.PoolTimeout:
-            raise DatabaseUnavailable("the database cannot be reached") from None
+        gives_up_at = time.monotonic() + timeout_s
+        while True:
+            try:
+                # Not psycopg_pool's `wait`, which starts no attempts when the first ones have failed.
+                self._pool.putconn(self._pool.getconn(min(timeout_s, self._options.timeout_s)))
+            except psycopg_pool.PoolTimeout:
+                if time.monotonic() >= gives_up_at:
+                    self._pool.close()
+                    raise DatabaseUnavailable("the database cannot be reached") from None
+            else:
+                return
 
     def close(self) -> None:
         """Closes the pool; calls under way keep their connections until they end."""
@@ -110,55 +152,97 @@ class Database:
 
     def call(self, *, timeout_s: float | None = None) -> Call:
         """Returns a call that may run for `timeout_s` seconds and whose `cancel` reaches the database."""
-        return Call(self._canceller, timeout_s=timeout_s)
+        return Call(self._canceller, timeout_s=timeout_s, space=self.space)
+
+    def in_space(self, space: EmbeddingSpace) -> Self:
+        """Returns a view of the same pool for calls whose embeddings are of `space`; closing it closes the pool."""
+        view = copy(self)
+        view.space = space
+        return view
 
     def statistics(self) -> dict[str, int]:
         """Returns psycopg_pool's counters; one that is absent is 0."""
         # It counts callers who gave up long ago as waiting.
-        return {**self._pool.get_stats(), "requests_waiting": max(0, self._callers - self._lent)}
+        return {**self._pool.get_stats(), "requests_waiting": max(0, self._loans.callers - self._loans.lent)}
 
-    def read(self, call: Call, query: Callable[[Connection], T]) -> T:
-        """Runs `query` on a connection, once more where the connection turns out to be dead.
+    def read(self, call: Call, query: Callable[[Connection], T], *, user_id: Whose) -> T:
+        """Runs `query` on a connection for this user's rows, again where the connection turns out to be dead.
+
+        Reading twice does no harm, and after a restart of the server the second connection is a new one. That one may
+        have been ended as well, by a move to another embedding model right after.
 
         Raises:
             DatabaseError: One of its subclasses, see `db.errors`.
         """
-        try:
-            return self._run(call, query)
-        except DatabaseUnavailable:
-            # Reading twice does no harm, and after a restart of the server the second connection is a new one.
-            if call.ended_early() is not None:
-                raise
-            return self._run(call, query)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._run(call, query, user_id)
+            except DatabaseUnavailable as error:
+                was_lost = isinstance(error.__cause__, psycopg.Error)
+                if attempt == ATTEMPTS or call.ended_early() is not None or (attempt > 1 and not was_lost):
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
-    def write(self, call: Call, change: Callable[[Connection], T]) -> T:
-        """Runs `change` on a connection, up to 3 times where transactions collide (40001, 40P01).
+    def write(self, call: Call, change: Callable[[Connection], T], *, user_id: Whose) -> T:
+        """Runs `change` on a connection for this user's rows, up to 3 times where transactions collide (40001, 40P01).
 
         `change` is one statement, or opens a transaction of its own, so that a failed attempt has left nothing.
 
         Raises:
             DatabaseError: One of its subclasses, see `db.errors`.
         """
-        for _ in range(ATTEMPTS - 1):
-            try:
-                return self._run(call, change)
-            except Conflict as error:
-                if not (isinstance(error.__cause__, psycopg.Error) and sqlstate.retryable(error.__cause__)):
-                    raise
-        return self._run(call, change)
+        try:
+            for _ in range(ATTEMPTS - 1):
+                try:
+                    return self._run(call, change, user_id)
+                except Conflict as error:
+                    if not (isinstance(error.__cause__, psycopg.Error) and sqlstate.retryable(error.__cause__)):
+                        raise
+            return self._run(call, change, user_id)
+        except DatabaseUnavailable:
+            self._require_same_space(call, user_id)
+            raise
 
-    def _run(self, call: Call, work: Callable[[Connection], T]) -> T:
+    def _require_same_space(self, call: Call, user_id: Whose) -> None:
+        """Tells a connection lost to a move from others, after a change that was lost with it.
+
+        A move ends sessions while it holds the memories: a transaction that changed them has committed before, and has
+        said so, or is undone. Whoever then gets EmbeddingSpaceChanged may try the change again.
+
+        Raises:
+            EmbeddingSpaceChanged: The database has moved to another embedding space since the call began.
+        """
+        if call.space is None or call.ended_early() is not None:
+            return
+        with suppress(DatabaseUnavailable, PoolExhausted, StatementTimeout):
+            self.read(call, lambda conn: conn.execute(""), user_id=user_id)
+
+    def _run(self, call: Call, work: Callable[[Connection], T], user_id: Whose) -> T:
         with self._connection(call) as conn:
+            conn.wall = self._wall(conn, call, user_id)
             try:
                 return work(conn)
             except psycopg.Error as error:
                 if sqlstate.lost_connection(error):
                     self._discard(conn)
+                if isinstance(error, psycopg.errors.DivisionByZero) and conn.wall is not None and "model" in conn.wall:
+                    # No statement of ours divides by zero but `wall.ENTER_IN_SPACE`.
+                    raise EmbeddingSpaceChanged(f"embeddings are not of {call.space} any more: try again") from error
                 if (translated := sqlstate.translate(error)) is None:
                     raise
                 if isinstance(translated, StatementTimeout):
                     translated = call.ended_early() or translated
                 raise translated from error
+
+    def _wall(self, conn: Connection, call: Call, user_id: Whose) -> Mapping[str, str] | None:
+        """Returns what transactions set; None where the session has a role already, or the schema knows none."""
+        if conn.roles is None:
+            return None
+        whose = user_id if self._options.row_level_security else ACROSS_USERS
+        if self._options.prepared_statements:
+            return settings_of(whose, conn.roles) if self._options.row_level_security else None
+        space = {} if call.space is None else {"model": call.space.model, "dimensions": str(call.space.dimensions)}
+        return {**settings_of(whose, conn.roles), **space}
 
     @contextmanager
     def _connection(self, call: Call) -> Iterator[Connection]:
@@ -174,13 +258,14 @@ class Database:
             yield conn
         finally:
             conn.call = None
+            conn.wall = None
             call.database_s += conn.database_s
             if attached and call.detach():
                 _absorb_late_cancel(conn)
             conn.last_used_at = time.monotonic()
             with self._lock:
-                self._lent -= 1
-                self._callers -= 1
+                self._loans.lent -= 1
+                self._loans.callers -= 1
             self._pool.putconn(conn)
 
     def _take(self, call: Call) -> Connection:
@@ -193,22 +278,35 @@ class Database:
                 self._discard(conn)
                 self._pool.putconn(conn)
                 conn = self._borrow(call)
+            self._require_space(conn, call)
         except BaseException:
             with self._lock:
-                self._callers -= 1
+                self._loans.callers -= 1
             raise
         with self._lock:
-            self._lent += 1
+            self._loans.lent += 1
         return conn
+
+    def _require_space(self, conn: Connection, call: Call) -> None:
+        """Gives the connection back where its database holds other embeddings than the call's (db/embedding_space.py).
+
+        Raises:
+            EmbeddingSpaceChanged: Then.
+        """
+        if call.space is None or not self._options.prepared_statements:
+            return
+        if conn.space != call.space:
+            self._pool.putconn(conn)
+            raise EmbeddingSpaceChanged(f"embeddings are of {conn.space} now, not of {call.space}: try again")
 
     def _enter(self) -> None:
         """Counts a caller in; there may be as many waiting for a connection as there are connections."""
         with self._lock:
-            if self._callers >= 2 * self._options.max_size:
-                if self._lent == 0:
+            if self._loans.callers >= 2 * self._options.max_size:
+                if self._loans.lent == 0:
                     raise DatabaseUnavailable("the database cannot be reached")
                 raise PoolExhausted("all database connections are busy and the queue for them is full")
-            self._callers += 1
+            self._loans.callers += 1
 
     def _borrow(self, call: Call) -> Connection:
         if (error := call.ended_early()) is not None:
@@ -224,18 +322,17 @@ class Database:
 
     def _why_none_was_free(self) -> DatabaseError:
         # A pool that cannot connect times out as well; the difference is whether its connections are in use.
-        if self._lent >= self._options.max_size:
+        if self._loans.lent >= self._options.max_size:
             return PoolExhausted(f"all {self._options.max_size} database connections stayed busy")
         return DatabaseUnavailable("the database cannot be reached")
 
     def _discard(self, conn: Connection) -> None:
-        """Closes a dead connection and, once a second at most, replaces the idle ones: they died with it."""
+        """Closes a dead connection and replaces the idle ones, which died with it, unless another's death did that."""
         conn.close()
-        now = time.monotonic()
         with self._lock:
-            if now - self._drained_at < 1.0:
+            if conn.made_at <= self._loans.drained_at:
                 return
-            self._drained_at = now
+            self._loans.drained_at = time.monotonic()
         log.warning("database_connection_lost")
         self._pool.drain()
 

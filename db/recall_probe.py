@@ -179,7 +179,7 @@ class RecallProbe:
                 conn.execute(TIMEOUT)
                 return search(conn, sample.user_id, nearest, means).hits
 
-        return self._database.read(call, run)
+        return self._database.read(call, run, user_id=sample.user_id)
 
 
 def recall_of(found: Sequence[Found], exact: Sequence[Hit], *, limit: int, changed_after: datetime) -> float | None:

@@ -15,6 +15,7 @@ LEAST_POSTGRES = (16,)
 LEAST_PGVECTOR = (0, 8, 4)
 
 MIGRATE = "memory-service migrate"
+REEMBED = "memory-service reembed"
 UPDATE_PGVECTOR = "ALTER EXTENSION vector UPDATE"
 
 
@@ -77,7 +78,7 @@ def require(facts: SchemaFacts, *, head: str, space: EmbeddingSpace) -> None:
 
     Args:
         facts: From `read_facts`.
-        head: The newest revision this version knows, from `db.migrate.head`.
+        head: The newest revision this version knows, from `db.revisions.head`.
         space: The configured embedding space.
 
     Raises:
@@ -139,8 +140,9 @@ def require_space(facts: SchemaFacts, space: EmbeddingSpace) -> None:
     """Raises SchemaMismatch when the database was made for another embedding space than `space`."""
     if facts.space != space:
         raise SchemaMismatch(
-            f"the database was made for {facts.space or 'no embedding space'}, but the configuration has {space}; set "
-            "MEMORY_EMBEDDER, MEMORY_EMBEDDING_MODEL and MEMORY_EMBEDDING_DIMENSIONS back, or use another database"
+            f"the database is of {facts.space or 'no embedding space'}, but the configuration has {space}; set "
+            "MEMORY_EMBEDDER, MEMORY_EMBEDDING_MODEL and MEMORY_EMBEDDING_DIMENSIONS to match, or move the database: "
+            f"{REEMBED}"
         )
 
 

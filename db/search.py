@@ -201,7 +201,7 @@ class _Run:
         nearest = self._nearest
         walk = nearest.limit * FILTERED_WALK if nearest.filter.restricts else nearest.limit
         started_at, database_s = time.perf_counter(), self._conn.database_s
-        with self._conn.pipeline(), self._conn.transaction():
+        with self._conn.pipelined_transaction():
             # A generic plan takes the limit for a tenth of the table, which an index seems too slow for.
             self._conn.execute("SET LOCAL plan_cache_mode = force_custom_plan")
             set_depth(self._conn, index, tuning, limit=nearest.limit, ef_search=nearest.ef_search)

@@ -12,6 +12,7 @@ _MEANING: dict[str, tuple[type[errors.DatabaseError], str]] = {
     "23503": (errors.Conflict, "a row this one belongs to was deleted meanwhile"),
     "23514": (errors.InvalidValue, "a value is out of range"),
     "25006": (errors.DatabaseUnavailable, "the database is read-only at the moment"),
+    "25P03": (errors.DatabaseUnavailable, "the transaction was left alone for too long"),
     "40": (errors.Conflict, "concurrent transactions collided"),
     "42P01": (errors.SchemaMismatch, "the database schema is not migrated; run: memory-service migrate"),
     "42703": (errors.SchemaMismatch, "the database schema is not migrated; run: memory-service migrate"),
@@ -25,7 +26,7 @@ _MEANING: dict[str, tuple[type[errors.DatabaseError], str]] = {
 }
 
 # The connection is unusable, or usable only on a server that has since been demoted.
-_CONNECTION_LOST = ("08", "57P", "25006")
+_CONNECTION_LOST = ("08", "57P", "25006", "25P03")
 
 
 def translate(error: psycopg.Error) -> errors.DatabaseError | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from db.connection import Connection
+from db.usage import BYTES_PER_DIMENSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ def user_stats(conn: Connection, user_id: str, *, conversation_limit: int, dimen
         total_accesses=0 if accesses is None else accesses[0],
         oldest_created_at=oldest_live,
         newest_created_at=newest_live,
-        stored_bytes=text_bytes + (live + deleted - (0 if waiting is None else waiting[0])) * 2 * dimensions,
+        stored_bytes=text_bytes
+        + (live + deleted - (0 if waiting is None else waiting[0])) * BYTES_PER_DIMENSION * dimensions,
         conversation_count=conversation_count,
         conversations=[ConversationStats(*row[:4]) for row in rows[1:]],
     )

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from db import sign_bits
 from db.connection import Connection
 from db.errors import Conflict, MemoryDeleted
 from db.fetch import fetch_for_update
@@ -48,15 +49,17 @@ VALUES (%(user_id)s, %(conversation_id)s, %(now)s)
 ON CONFLICT DO NOTHING
 """
 
+# The embedding by another model, where there is one, is then of a content that is no more (db/reembedding.py).
 UPDATE = """/* update.one */
 UPDATE memory_entries
 SET content = %(content)s, summary = %(summary)s, metadata = %(metadata)s, importance = %(importance)s,
-    conversation_id = %(conversation_id)s, language = %(language)s, version = version + 1, updated_at = %(now)s
+    conversation_id = %(conversation_id)s, language = %(language)s, version = version + 1, updated_at = %(now)s,
+    standby_stale = CASE WHEN content = %(content)s THEN standby_stale ELSE true END
 WHERE user_id = %(user_id)s AND id = %(id)s
 """
 
 # A memory that waited for its embedding does so no more.
-UPDATE_WITH_EMBEDDING = """/* update.with_embedding */
+_UPDATE_WITH_EMBEDDING = """/* update.with_embedding */
 WITH job AS (
     DELETE FROM embedding_jobs WHERE user_id = %(user_id)s AND id = %(id)s
 )
@@ -64,9 +67,11 @@ UPDATE memory_entries
 SET content = %(content)s, summary = %(summary)s, metadata = %(metadata)s, importance = %(importance)s,
     conversation_id = %(conversation_id)s, language = %(language)s, version = version + 1, updated_at = %(now)s,
     embedding = %(embedding)s, embedding_norm = %(embedding_norm)s, embedding_model = %(embedding_model)s,
-    embedding_error = NULL
+    embedding_error = NULL, standby_stale = true{signs}
 WHERE user_id = %(user_id)s AND id = %(id)s
 """
+UPDATE_WITH_EMBEDDING = _UPDATE_WITH_EMBEDDING.format(signs="")
+UPDATE_WITH_BITS = _UPDATE_WITH_EMBEDDING.format(signs=", bits = binary_quantize(%(embedding)s)")
 
 
 def update(
@@ -132,7 +137,8 @@ def _write(conn: Connection, after: Memory, embedding: Embedding | Unchanged, no
         "embedding_norm": embedding.norm,
         "embedding_model": after.embedding_model,
     }
-    conn.query(UPDATE_WITH_EMBEDDING, parameters | vector)
+    statement = UPDATE_WITH_BITS if sign_bits.kept_beside([embedding]) else UPDATE_WITH_EMBEDDING
+    conn.query(statement, parameters | vector)
 
 
 def _apply(before: Memory, changes: Changes, now: datetime) -> Memory:

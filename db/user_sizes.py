@@ -110,7 +110,7 @@ class UserSizes:
         call = self._call = self._database.call()
         if self._closing:  # `close` may have found the call before
             return
-        rows = self._database.read(call, partial(count_live, user_id=user_id))
+        rows = self._database.read(call, partial(count_live, user_id=user_id), user_id=user_id)
         if len(self._sizes) >= MAX_USERS:
             self._sizes.clear()
         self._sizes[user_id] = (rows, self._clock())

@@ -12,7 +12,7 @@ from benchmarks.service_process import ServiceProcess
 from evaluation import conversations, cranfield, quality, speed
 from evaluation.judged import JudgedSet
 from evaluation.sizes import Sizes
-from memory_service.config import DEFAULT_MODELS
+from memory_service.settings.embedding import DEFAULT_MODELS
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 
 NAMES = ("cranfield", "conversations", "speed")

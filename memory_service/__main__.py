@@ -1,4 +1,4 @@
-"""The command line: `memory-service serve | migrate | check | index | embeddings | import | export | version`."""
+"""The command line: `memory-service serve`, `migrate`, `check`, `keys` and the other commands."""
 
 import argparse
 import os
@@ -18,9 +18,11 @@ from memory_service import (
     export_command,
     import_command,
     index_command,
+    keys_command,
     logs,
-    migrate_command,
+    reembed_command,
     serve_command,
+    users_command,
 )
 from memory_service.failures import complain, end_process, exit_status_of
 
@@ -38,16 +40,28 @@ Examples:
       on 127.0.0.1:50051, with an embedded PostgreSQL and a local embedding model
   MEMORY_DATABASE_URL=postgresql://memory@db.example/memory memory-service migrate
       brings the schema of that database up to date; `serve` with the same variable then uses it
+  memory-service keys create --name "chat service" --role writer --all-users
+  memory-service serve --listen 0.0.0.0:50051 --auth keys --tls-certificate server.pem --tls-key server.key
+      for everybody who has a key; docs/security.md has more
   memory-service serve --listen 0.0.0.0:50051 --insecure --workers 4
       for a trusted network: four processes on one port, without encryption or authentication
   memory-service check
       tries the configuration, the database and the embedding model
   memory-service export --user ada --output ada.jsonl --with-embeddings
-  memory-service import ada.jsonl --user ada --address memory.example:50051
+  MEMORY_API_KEY=msk_... memory-service import ada.jsonl --user ada --address memory.example:50051 --tls
       moves a user's memories to another service
 
 Exit status: 0 done; 1 failed; 2 wrong usage or configuration; 3 stopped as asked, but calls had to be cut off.
 """
+
+# Commands on the database that have actions; each has take_request, which reads what its add_actions added, and run.
+WITH_ACTIONS: dict[str, Any] = {
+    "index": index_command,
+    "embeddings": embeddings_command,
+    "keys": keys_command,
+    "reembed": reembed_command,
+    "users": users_command,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,10 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(_parser().parse_args(arguments))
     if (run := options.pop("run", None)) is not None:  # a command that is a client, and has no settings
         end_process(exit_status_of(lambda: run(options)))
-    if options["command"] == "index":
-        options["index"] = index_command.take_request(options)
-    if options["command"] == "embeddings":
-        options["embeddings"] = embeddings_command.take_request(options)
+    if (command := WITH_ACTIONS.get(options["command"])) is not None:
+        options["request"] = command.take_request(options)
     end_process(exit_status_of(lambda: _run(**options)))
 
 
@@ -67,8 +79,7 @@ def _run(
     command: str,
     sql: bool = False,
     status: bool = False,
-    index: index_command.Request | None = None,
-    embeddings: embeddings_command.Request | None = None,
+    request: Any = None,
     **overrides: Any,
 ) -> int:
     if command == "version":
@@ -82,14 +93,15 @@ def _run(
         return serve_command.run(settings)
     if command == "check":
         return check_command.run(settings, print)
-    if index is not None:
-        return index_command.run(settings, index, print)
-    if embeddings is not None:
-        return embeddings_command.run(settings, embeddings, print)
+    if command in WITH_ACTIONS:
+        exit_status: int = WITH_ACTIONS[command].run(settings, request, print)
+        return exit_status
     return _migrate(settings, sql=sql, status=status)
 
 
 def _migrate(settings: config.Settings, *, sql: bool, status: bool) -> int:
+    from memory_service import migrate_command  # noqa: PLC0415 - see db/revisions.py
+
     if sql:
         return migrate_command.script(settings, print)
     return migrate_command.status(settings, print) if status else migrate_command.run(settings, print)
@@ -123,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
         help="try everything the service needs",
         description="Tries configuration, database, schema and embedding model; exits with 1 when something fails.",
     )
+    users = commands.add_parser("users", help="list users and what they have stored, and erase them")
+    for action in users_command.add_actions(users):
+        _add_common(action)
+    keys = commands.add_parser("keys", help="make, list, revoke and rotate API keys")
+    for action in keys_command.add_actions(keys):
+        _add_common(action)
     index = commands.add_parser(
         "index",
         help="list, create, drop or rebuild ANN indexes",
@@ -133,6 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     embeddings = commands.add_parser("embeddings", help="show what waits for its embedding, and retry what failed")
     for action in embeddings_command.add_actions(embeddings):
         _add_common(action)
+    reembed = commands.add_parser("reembed", help="move all memories to another embedding model, without downtime")
+    reembed_command.add_arguments(reembed)
     import_command.add_arguments(
         commands.add_parser(
             "import",
@@ -148,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     commands.add_parser("version", help="print versions")
-    for command in (migrate, check):
+    for command in (migrate, check, reembed):
         _add_common(command)
     return parser
 
@@ -157,11 +177,15 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--listen", metavar="HOST:PORT", help="address of the gRPC service (127.0.0.1:50051)")
     serve.add_argument("--ops-listen", metavar="HOST:PORT", help="address for health checks only, or off (…:50052)")
     serve.add_argument("--workers", type=int, metavar="N", help="server processes sharing the port (1)")
+    serve.add_argument("--auth", metavar="WHAT", help="what calls have to bring: keys, jwt or keys,jwt (off: nothing)")
+    serve.add_argument("--tls-certificate", metavar="FILE", help="the server's certificate, in PEM")
+    serve.add_argument("--tls-key", metavar="FILE", help="its private key, in PEM")
+    serve.add_argument("--tls-client-ca", metavar="FILE", help="let in only clients with certificates of these")
     serve.add_argument(
         "--insecure",
         action="store_true",
         default=None,
-        help="allow a --listen address that other machines can reach",
+        help="allow a --listen address that other machines can reach without TLS or without authentication",
     )
     _add_common(serve)
 

@@ -1,4 +1,4 @@
-"""Addresses to listen on: which are safe without authentication, and why one cannot be bound."""
+"""Addresses to listen on: which need TLS and authentication, and why one cannot be bound."""
 
 import errno
 import ipaddress
@@ -6,26 +6,43 @@ import os
 import socket
 from contextlib import ExitStack
 
-from memory_service.config import split_address
+from memory_service.config import Settings
+from memory_service.settings.address import split_address
 
-NO_AUTHENTICATION = (
-    "there is neither TLS nor authentication yet: pass --insecure (MEMORY_INSECURE=true) if the network is trusted"
-)
+TLS = "TLS (MEMORY_TLS_CERTIFICATE and MEMORY_TLS_KEY)"
+AUTHENTICATION = "authentication (MEMORY_AUTH, or client certificates by MEMORY_TLS_CLIENT_CA)"
 
 
 class AddressError(Exception):
     """An address cannot be listened on, or must not be; the message says why."""
 
 
-def require_loopback(address: str) -> None:
-    """Refuses an address that other machines can reach.
+def require_protection(settings: Settings) -> None:
+    """Refuses a `listen` address that other machines can reach, unless calls are encrypted and authenticated.
 
     Raises:
-        AddressError: When any address the host stands for is not of this machine alone.
+        AddressError: With what is missing, when any address the host stands for is not of this machine alone.
     """
-    for _, socket_address in _resolve(address):
-        if not ipaddress.ip_address(socket_address[0]).is_loopback:
-            raise AddressError(f"refusing to listen on {address}, which other machines can reach; {NO_AUTHENTICATION}")
+    missing = []
+    if settings.tls_certificate is None:
+        missing.append(TLS)
+    if settings.auth == "off" and settings.tls_client_ca is None:
+        missing.append(AUTHENTICATION)
+    if missing and not is_loopback(settings.listen):
+        raise AddressError(
+            f"refusing to listen on {settings.listen}, which other machines can reach, "
+            f"without {' and '.join(missing)}; "
+            "--insecure (MEMORY_INSECURE=true) allows it where the network is trusted"
+        )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether every address the host stands for is of this machine alone.
+
+    Raises:
+        AddressError: When the host is not known.
+    """
+    return all(ipaddress.ip_address(socket_address[0]).is_loopback for _, socket_address in _resolve(address))
 
 
 def require_free(address: str) -> None:

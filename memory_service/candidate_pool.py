@@ -56,7 +56,7 @@ class CandidatePool:
         added = sorted(beside - self.features.keys() - {self.draft.query.memory_id})
         self._read(added)
         if added and score_words is not None:
-            self.bm25 |= {one: score for one, score in score_words(added).items() if one in beside}
+            self.bm25 |= score_words(added)
 
     def _read(self, ids: Iterable[UUID]) -> None:
         missing = [memory_id for memory_id in ids if memory_id not in self.features]
@@ -69,6 +69,11 @@ class CandidatePool:
                 near=self.near,
                 embeddings=not self.draft.ranking.diversity.neutral,
             )
+
+    def forget(self, ids: Iterable[UUID]) -> None:
+        """Takes candidates away that are there no more."""
+        for memory_id in ids:
+            del self.features[memory_id]
 
     def candidates(self) -> list[Candidate]:
         """Returns the candidates, in no particular order."""

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from db import migrate, schema
+from db import revisions, schema
 from db.errors import DatabaseError
 from db.facts import facts_of
 from db.schema import SchemaFacts
+from db.wall_facts import WallFacts, describe, require_wall, wall_of
+from memory_service.access.assembly import count_token_keys
+from memory_service.certificates import CertificateError, files_of, require_usable
 from memory_service.config import ConfigurationError, Settings
 from memory_service.embedding import create_embedder
 from memory_service.embedding.errors import EmbeddingError
@@ -17,7 +20,7 @@ from memory_service.provisioning import embedding_space, provide_database
 Say = Callable[[str], None]
 
 # What a step is expected to fail with; anything else is a defect.
-EXPECTED = (ConfigurationError, DatabaseError, EmbeddingError)
+EXPECTED = (CertificateError, ConfigurationError, DatabaseError, EmbeddingError)
 
 
 @dataclass(slots=True)
@@ -43,6 +46,10 @@ def run(settings: Settings, say: Say) -> int:
     """Tries everything, going on after failures; returns 0 when all is well."""
     report = Report(say)
     report.step("configuration", lambda: _describe(settings))
+    if (files := files_of(settings)) is not None:
+        report.step("TLS certificate", lambda: f"valid until {require_usable(files).isoformat()}")
+    if settings.accepts_tokens:
+        report.step("keys of the token issuer", lambda: f"{count_token_keys(settings)} usable")
     _check_database(settings, report)
     _check_embedder(settings, report)
     return 1 if report.failed else 0
@@ -55,23 +62,25 @@ def _describe(settings: Settings) -> str:
 
 def _check_database(settings: Settings, report: Report) -> None:
     with ExitStack() as opened:
-        found: list[SchemaFacts] = []
+        found: list[tuple[SchemaFacts, WallFacts]] = []
 
         def reach() -> str:
             provision = opened.enter_context(provide_database(settings))
-            found.append(facts_of(provision.url))
+            found.append((facts_of(provision.url), wall_of(provision.url)))
             return "reachable"
 
         if report.step("database", reach):
-            _check_schema(settings, found[0], report)
+            _check_schema(settings, *found[0], report)
 
 
-def _check_schema(settings: Settings, facts: SchemaFacts, report: Report) -> None:
+def _check_schema(settings: Settings, facts: SchemaFacts, wall: WallFacts, report: Report) -> None:
     if not report.step("PostgreSQL and pgvector", lambda: _versions(facts)):
         return
     report.step("schema", lambda: _revision(settings, facts))
     if facts.space is not None:
         report.step("embedding space", lambda: _space(settings, facts))
+    if facts.revision == revisions.head():
+        report.step("row-level security", lambda: _wall(settings, wall))
 
 
 def _versions(facts: SchemaFacts) -> str:
@@ -81,7 +90,7 @@ def _versions(facts: SchemaFacts) -> str:
 
 
 def _revision(settings: Settings, facts: SchemaFacts) -> str:
-    head = migrate.head()
+    head = revisions.head()
     if facts.revision is not None:
         schema.require_known_revision(facts.revision, head=head)
     if settings.embedded and facts.revision != head:
@@ -93,6 +102,12 @@ def _revision(settings: Settings, facts: SchemaFacts) -> str:
 def _space(settings: Settings, facts: SchemaFacts) -> str:
     schema.require_space(facts, embedding_space(settings))
     return str(facts.space)
+
+
+def _wall(settings: Settings, facts: WallFacts) -> str:
+    require_wall(facts)
+    off = "" if settings.row_level_security else "off by MEMORY_ROW_LEVEL_SECURITY; the database's is "
+    return off + describe(facts)
 
 
 def _check_embedder(settings: Settings, report: Report) -> None:

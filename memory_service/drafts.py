@@ -9,10 +9,12 @@ from uuid import UUID
 from db.cancellation import Call
 from db.ids import uuid7_sequence
 from db.memory import NewMemory
+from db.usage import BYTES_PER_DIMENSION, Usage
 from db.vectors import Embedding
 from memory_service import wire_vectors
 from memory_service.embedding.errors import TextNotEmbeddable
 from memory_service.fields import DEFAULT_IMPORTANCE, FieldReader
+from memory_service.metadata import encoded_size
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.violations import InvalidArgument, Violation
@@ -165,6 +167,14 @@ def complete(
         else draft.complete(new_id=new_id, embedding=next(embedded), model=model)
         for draft, new_id in zip(drafts, uuid7_sequence(now, len(drafts)), strict=True)
     ]
+
+
+def usage_of(drafts: Sequence[Draft], dimensions: int) -> Usage:
+    """Returns what these memories add to what their user has stored, but for a few bytes of metadata."""
+    text_bytes = sum(
+        len(draft.content.encode()) + len(draft.summary.encode()) + encoded_size(draft.metadata) for draft in drafts
+    )
+    return Usage(memories=len(drafts), bytes=text_bytes + len(drafts) * BYTES_PER_DIMENSION * dimensions)
 
 
 def model_of(embeddings: TextEmbeddings | None) -> str:

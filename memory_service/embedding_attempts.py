@@ -13,6 +13,7 @@ from db.embedding_jobs import EmbeddingJob
 from db.errors import CallCancelled, StatementTimeout
 from db.pool import Database
 from db.vectors import Embedding
+from db.wall import ACROSS_USERS
 from memory_service.backoff import Backoff
 from memory_service.embedding.errors import EmbedderMisconfigured, EmbedderUnavailable, TextNotEmbeddable
 from memory_service.job_outcome import JobOutcome
@@ -76,7 +77,9 @@ class Attempts:
     def _complete(self, jobs: Sequence[EmbeddingJob], embeddings: Sequence[Embedding]) -> None:
         model = self.embeddings.model
         embedded = self.database.write(
-            self.database.call(), lambda conn: embedding_jobs.complete(conn, jobs, embeddings, model=model)
+            self.database.call(),
+            lambda conn: embedding_jobs.complete(conn, jobs, embeddings, model=model),
+            user_id=ACROSS_USERS,
         )
         self.count(JobOutcome.EMBEDDED, embedded)
         self.count(JobOutcome.OBSOLETE, len(jobs) - embedded)
@@ -106,4 +109,4 @@ class Attempts:
         self.count(outcome, 1)
 
     def _write(self, change: Callable[[Connection], None]) -> None:
-        self.database.write(self.database.call(), change)
+        self.database.write(self.database.call(), change, user_id=ACROSS_USERS)

@@ -17,8 +17,9 @@ from memory_service.embedding.single_flight import SingleFlight
 from memory_service.measured_embedder import MeasuredEmbedder
 from memory_service.metrics import EmbeddingMetrics
 
-# Cool-downs grow up to so many times the first one.
-_COOL_DOWN_GROWTH = 6
+# Cool-downs grow up to so many times the first one: with the default of 2 s, a provider that is back is noticed within
+# 10 s.
+_COOL_DOWN_GROWTH = 4
 # A provider's longest pause between two attempts, see openai_compatible.py.
 _BACKOFF_S = 8.0
 
@@ -47,9 +48,28 @@ def assemble(embedder: Embedder, settings: Settings, metrics: EmbeddingMetrics) 
         concurrent_requests=settings.embedding_concurrent_requests,
         max_texts=settings.openai_batch_size,
         max_bytes=REQUEST_BYTES,
-        # Retries included: a request ends by its own settings, not by this.
-        timeout_s=(1 + settings.embedding_retries) * (settings.embedding_timeout_s + _BACKOFF_S),
+        timeout_s=_longest_request_s(settings),
         on_request=metrics.request_texts.observe,
     )
     metrics.waiting_texts.set_function(lambda: batching.waiting)
     return SingleFlight(batching, on_shared=metrics.shared_texts.inc)
+
+
+def assemble_for_bulk(embedder: Embedder, settings: Settings, *, concurrent_requests: int) -> MicroBatching:
+    """Returns what embeds many texts for one caller who has time; closing it closes `embedder`.
+
+    It tells of each text by itself what became of it. There is nobody to share with, and the caller does the waiting
+    for a provider that fails.
+    """
+    return MicroBatching(
+        embedder,
+        concurrent_requests=concurrent_requests,
+        max_texts=settings.openai_batch_size,
+        max_bytes=REQUEST_BYTES,
+        timeout_s=_longest_request_s(settings),
+    )
+
+
+def _longest_request_s(settings: Settings) -> float:
+    # Retries included: a request ends by its own settings, not by this.
+    return (1 + settings.embedding_retries) * (settings.embedding_timeout_s + _BACKOFF_S)

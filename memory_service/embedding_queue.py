@@ -8,7 +8,7 @@ an outage uses up few of the attempts that texts have.
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,8 +17,11 @@ import structlog
 from db import embedding_jobs
 from db.cancellation import Call
 from db.embedding_jobs import EmbeddingJob
+from db.embedding_turns import Turns
+from db.errors import EmbeddingSpaceChanged
 from db.periodic import PeriodicThread
 from db.pool import Database
+from db.wall import ACROSS_USERS
 from memory_service.backoff import Backoff
 from memory_service.embedding.errors import EmbedderUnavailable
 from memory_service.embedding_attempts import Attempts, CountOutcomes
@@ -77,6 +80,7 @@ class EmbeddingQueue:
         )
         self._outage = Outage(Backoff(first_s=options.first_delay_s, longest_s=LONGEST_PAUSE_S))
         self._calls = CancellableCalls()
+        self._turns = Turns()
         self._threads = [
             PeriodicThread(f"embedding-queue-{number}", self.embed_due, interval_s=options.poll_s)
             for number in range(options.threads)
@@ -99,10 +103,14 @@ class EmbeddingQueue:
             thread.close()
 
     def embed_due(self) -> None:
-        """Embeds what is due, until nothing is, the provider fails or the queue is closed."""
-        while not self._resting and (jobs := self._take()):
-            untried = self._embed(jobs)
-            self._attempts.release(untried)
+        """Embeds what is due, until nothing is, the provider fails, the queue is closed or the database has moved on.
+
+        A database that has moved to another embedding space has made all jobs due again, for whoever embeds for that.
+        """
+        with suppress(EmbeddingSpaceChanged):
+            while not self._resting and (jobs := self._take()):
+                untried = self._embed(jobs)
+                self._attempts.release(untried)
 
     @property
     def _resting(self) -> bool:
@@ -113,7 +121,9 @@ class EmbeddingQueue:
         now = self._clock()
         until = now + timedelta(seconds=self._options.lease_s)
         return self._database.write(
-            self._database.call(), lambda conn: embedding_jobs.take(conn, now=now, leased_until=until, limit=limit)
+            self._database.call(),
+            lambda conn: embedding_jobs.take(conn, now=now, leased_until=until, limit=limit, turns=self._turns),
+            user_id=ACROSS_USERS,
         )
 
     def _embed(self, jobs: list[EmbeddingJob]) -> list[EmbeddingJob]:

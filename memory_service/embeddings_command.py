@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from db import embedding_queue_state, migrate, schema
+from db import embedding_queue_state, revisions, schema
 from db.connection import Connection
 from db.embedding_queue_state import FailedJob, UserQueue
 from db.facts import facts_of
 from db.pool import Database, PoolOptions
+from db.wall import ACROSS_USERS
 from memory_service.config import Settings
-from memory_service.provisioning import embedding_space, provide_database
+from memory_service.provisioning import provide_database, space_in_force
 from memory_service.text_table import duration, printable, table
 
 Say = Callable[[str], None]
@@ -82,7 +83,7 @@ def run(settings: Settings, request: Request, say: Say) -> int:
         DatabaseError: When the database cannot be reached or will not do.
     """
     with provide_database(settings) as provision:
-        schema.require(facts_of(provision.url), head=migrate.head(), space=embedding_space(settings))
+        schema.require(facts_of(provision.url), head=revisions.head(), space=space_in_force(settings, provision.url))
         options = PoolOptions(
             min_size=1,
             max_size=1,
@@ -102,7 +103,7 @@ def _status(database: Database, request: Request, say: Say) -> None:
     def read(conn: Connection) -> list[UserQueue]:
         return embedding_queue_state.read_users(conn, user_id=user_id, limit=limit + 1)
 
-    users = database.read(database.call(), read)
+    users = database.read(database.call(), read, user_id=ACROSS_USERS)
     if not users:
         say("nothing waits for its embedding, and nothing failed")
         return
@@ -111,7 +112,7 @@ def _status(database: Database, request: Request, say: Say) -> None:
     rows = [_user_row(user, now) for user in users[:limit]]
     say(table(headings, rows, right=frozenset({"PENDING", "FAILED", "OLDEST"})))
     if user_id is None:
-        total = database.read(database.call(), embedding_queue_state.read_counts)
+        total = database.read(database.call(), embedding_queue_state.read_counts, user_id=ACROSS_USERS)
         more = f"; the {limit:,} longest queues are shown, see --limit" if len(users) > limit else ""
         say(f"{total.pending:,} pending and {total.failed:,} failed of all users{more}")
 
@@ -133,7 +134,7 @@ def _failed(database: Database, request: Request, say: Say) -> None:
     def read(conn: Connection) -> list[FailedJob]:
         return embedding_queue_state.list_failed(conn, user_id=user_id, limit=limit + 1)
 
-    found = database.read(database.call(), read)
+    found = database.read(database.call(), read, user_id=ACROSS_USERS)
     if not found:
         say("nothing failed")
         return
@@ -158,7 +159,7 @@ def _retry(database: Database, request: Request, say: Say) -> None:
     def retry(conn: Connection) -> int:
         return embedding_queue_state.retry(conn, user_id=request.user_id, now=now)
 
-    while count := database.write(database.call(), retry):
+    while count := database.write(database.call(), retry, user_id=ACROSS_USERS):
         total += count
     say(f"{total:,} put back in the queue" if total else "nothing failed, nothing to do")
 

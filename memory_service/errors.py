@@ -14,11 +14,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
 from db import errors as db
+from memory_service.access import errors as access
 from memory_service.embedding import errors as embedding
 from memory_service.global_recall import GlobalSearchDisabled
 from memory_service.importing import ChunkFailed
 from memory_service.interceptors import MalformedRequest
+from memory_service.key_administration import ApiKeyNotFound
 from memory_service.page_token import InvalidPageToken
+from memory_service.user_administration import DevelopmentOnly
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.violations import InvalidArgument
 
@@ -28,6 +31,8 @@ DOMAIN = "memory_service"
 
 POOL_RETRY_S = 0.25
 DATABASE_RETRY_S = 1.0
+# A server that follows the database to another model takes about as long.
+SPACE_RETRY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +50,7 @@ class Failure:
 
 _Meaning = tuple[grpc.StatusCode, pb.ErrorReason.ValueType]
 
-# Classes of db.errors and embedding.errors whose message may be shown as it is.
+# Classes of db.errors, access.errors and embedding.errors whose message may be shown as it is.
 _MEANINGS: dict[type[Exception], _Meaning] = {
     MalformedRequest: (grpc.StatusCode.INVALID_ARGUMENT, pb.ERROR_REASON_INVALID_FIELD),
     db.MemoryNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_MEMORY_NOT_FOUND),
@@ -63,9 +68,20 @@ _MEANINGS: dict[type[Exception], _Meaning] = {
     db.PoolExhausted: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_OVERLOADED),
     db.StorageFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_STORAGE_FULL),
     db.DatabaseUnavailable: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_DATABASE_UNAVAILABLE),
+    db.EmbeddingSpaceChanged: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_EMBEDDING_SPACE_CHANGED),
     db.SchemaMismatch: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_SCHEMA_MISMATCH),
     db.UnsupportedDatabase: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_SCHEMA_MISMATCH),
+    DevelopmentOnly: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_DEVELOPMENT_ONLY),
+    ApiKeyNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_API_KEY_NOT_FOUND),
     GlobalSearchDisabled: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_GLOBAL_SEARCH_DISABLED),
+    access.CredentialsMissing: (grpc.StatusCode.UNAUTHENTICATED, pb.ERROR_REASON_CREDENTIALS_MISSING),
+    access.CredentialsInvalid: (grpc.StatusCode.UNAUTHENTICATED, pb.ERROR_REASON_CREDENTIALS_INVALID),
+    access.RoleInsufficient: (grpc.StatusCode.PERMISSION_DENIED, pb.ERROR_REASON_ROLE_INSUFFICIENT),
+    access.UserNotAllowed: (grpc.StatusCode.PERMISSION_DENIED, pb.ERROR_REASON_USER_NOT_ALLOWED),
+    access.TokenKeysUnavailable: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_TOKEN_KEYS_UNAVAILABLE),
+    access.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_OVERLOADED),
+    access.LimitExceeded: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_RATE_LIMITED),
+    access.QuotaExceeded: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_QUOTA_EXCEEDED),
     embedding.EmbedderUnavailable: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_EMBEDDER_UNAVAILABLE),
     embedding.EmbedderMisconfigured: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_EMBEDDER_MISCONFIGURED),
 }
@@ -85,6 +101,7 @@ def to_failure(error: BaseException) -> Failure:
                 code=code,
                 reason=reason,
                 message=str(error),
+                facts=_facts(error),
                 retry_after_s=_retry_after_s(error),
                 field_violations=_named_field(error, reason),
             )
@@ -134,6 +151,18 @@ def _named_field(error: BaseException, reason: pb.ErrorReason.ValueType) -> tupl
     return ((path, reason_name(reason), str(error)),)
 
 
+def _facts(error: BaseException) -> dict[str, str]:
+    match error:
+        case access.RoleInsufficient():
+            return {"needed_role": error.needed}
+        case access.LimitExceeded():
+            return {"limit": error.limit}
+        case access.QuotaExceeded():
+            return {"quota": error.quota}
+        case _:
+            return {}
+
+
 def _retry_after_s(error: BaseException) -> float | None:
     match error:
         case db.PoolExhausted():
@@ -141,7 +170,12 @@ def _retry_after_s(error: BaseException) -> float | None:
             return POOL_RETRY_S * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
         case db.DatabaseUnavailable():
             return DATABASE_RETRY_S
-        case embedding.EmbedderUnavailable():
+        case db.EmbeddingSpaceChanged():
+            return SPACE_RETRY_S
+        case access.LimitExceeded():
+            # Never sooner than it makes sense.
+            return error.retry_after_s * random.uniform(1.0, 1.5)  # noqa: S311 - no secret
+        case embedding.EmbedderUnavailable() | access.TokenKeysUnavailable():
             return error.retry_after_s
         case _:
             return None

@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from memory_service.bulk import download
+from memory_service.bulk import download, target
 from memory_service.bulk.channel import connect
 from memory_service.bulk.formats import FORMATS, STANDARD_STREAM, Format, format_of, open_writer
 from memory_service.bulk.output_file import open_output
 from memory_service.bulk.progress import Progress
 from memory_service.bulk.retrying import Retrying
-from memory_service.import_command import DEFAULT_ADDRESS
+from memory_service.bulk.target import Target, target_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Request:
     """What the command line asks for."""
 
     user_id: str
-    address: str
+    target: Target
     output: str
     file_format: Format | None
     with_embeddings: bool
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="FILE", default=STANDARD_STREAM, help="where to; by default, JSON Lines to standard output"
     )
-    parser.add_argument("--address", metavar="HOST:PORT", default=DEFAULT_ADDRESS, help="the service (%(default)s)")
+    target.add_arguments(parser)
     parser.add_argument("--format", choices=FORMATS, help="by default, as the name of the file says")
     parser.add_argument("--with-embeddings", action="store_true", help="write embeddings, too")
     parser.add_argument("--show-deleted", action="store_true", help="write soft-deleted memories, too, marked as such")
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _request(options: dict[str, Any]) -> Request:
     return Request(
         user_id=options["user_id"],
-        address=options["address"],
+        target=target_of(options),
         output=options["output"],
         file_format=options["format"],
         with_embeddings=options["with_embeddings"],
@@ -59,7 +59,7 @@ def run(request: Request) -> int:
     """
     file_format = format_of(request.output, request.file_format)
     # The output last: it takes its name only when all else went well.
-    with connect(request.address) as (stub, _), open_output(request.output) as stream:
+    with connect(request.target) as (stub, _), open_output(request.output) as stream:
         writer = open_writer(
             stream, file_format, with_embeddings=request.with_embeddings, with_deleted=request.show_deleted
         )

@@ -9,6 +9,7 @@ from typing import NoReturn
 from db.errors import DatabaseError
 from memory_service.addresses import AddressError
 from memory_service.bulk.errors import TransferError
+from memory_service.certificates import CertificateError
 from memory_service.config import ConfigurationError
 from memory_service.embedding.errors import EmbeddingError
 
@@ -29,7 +30,7 @@ def exit_status_of(command: Callable[[], int]) -> int:
     except ConfigurationError as error:
         complain(f"the configuration is not usable:\n{_indented(str(error))}")
         return MISUSED
-    except (AddressError, DatabaseError, EmbeddingError, TransferError) as error:
+    except (AddressError, CertificateError, DatabaseError, EmbeddingError, TransferError) as error:
         complain(str(error))
         return FAILED
     except BrokenPipeError:

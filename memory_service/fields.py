@@ -53,6 +53,10 @@ class FieldReader:
         """Reads an optional conversation_id."""
         return self._identifier(path, value) or None
 
+    def name(self, path: str, value: str) -> str | None:
+        """Reads the optional name of anything else."""
+        return self._identifier(path, value) or None
+
     def _identifier(self, path: str, value: str) -> str:
         if len(value) > self.limits.max_id_characters:
             self.violations.add(
@@ -181,6 +185,12 @@ class FieldReader:
             self.violations.add(path, f"is {value}, which this version of the contract does not define")
             return next(iter(choices.values()))
         return choices[value]
+
+    def page_size(self, value: int) -> int:
+        """Reads a page_size, 0 standing for the default and what is beyond the largest page for that."""
+        if value < 0:
+            self.violations.add("page_size", f"is {value}, expected 0 or more")
+        return min(value, self.limits.max_page_size) if value > 0 else self.limits.default_page_size
 
     def size(self, path: str, value: int, *, default: int, maximum: int) -> int:
         """Reads a number of results, 0 standing for the default."""

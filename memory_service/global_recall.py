@@ -12,6 +12,7 @@ from db.memory import View
 from db.pool import Database
 from db.search_plan import SearchTuning
 from db.vectors import Embedding
+from db.wall import ACROSS_USERS
 from memory_service import replies, requests, search_request
 from memory_service.embedding.errors import TextNotEmbeddable
 from memory_service.fields import FieldReader
@@ -80,7 +81,9 @@ class GlobalRecall:
         embedding = draft.embedding or self._embed(draft.text, call)
         embedding_s = time.perf_counter() - embedding_at if draft.text else 0.0
         nearest = draft.nearest(embedding, max_text_bytes=self.limits.max_reply_bytes)
-        answer = self.database.read(call, lambda conn: search_all_users(conn, nearest, self.tuning()))
+        answer = self.database.read(
+            call, lambda conn: search_all_users(conn, nearest, self.tuning()), user_id=ACROSS_USERS
+        )
         reply = _reply(answer, draft.encoding)
         if (size := reply.ByteSize()) > self.limits.max_reply_bytes:
             raise ReplyTooLarge(count=len(answer.hits), size=size, allowed=self.limits.max_reply_bytes)

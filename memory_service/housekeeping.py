@@ -1,7 +1,7 @@
 """Purging what has had its time.
 
-These are soft-deleted memories past their purge_at, request ids past their retention, and cached embeddings that nobody
-used for long or that are too many.
+These are soft-deleted memories past their purge_at, request ids past their retention, cached embeddings that nobody
+used for long or that are too many, and months of the audit log.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,12 @@ from typing import Protocol
 
 import structlog
 
-from db import delete, embedding_cache, requests
+from db import audit, delete, embedding_cache, requests
 from db.connection import Connection
+from db.errors import DatabaseError
 from db.periodic import PeriodicThread
 from db.pool import Database
+from db.wall import ACROSS_USERS
 
 log = structlog.get_logger(__name__)
 
@@ -50,15 +52,21 @@ class Housekeeping:
         clock: Callable[[], datetime],
         interval_s: float,
         cache: CacheBounds | None = None,
+        audit_retention: timedelta | None = None,
     ) -> None:
-        """Does nothing yet; without `cache`, the cache of embeddings is left alone."""
+        """Does nothing yet; without `cache`, the cache of embeddings is left alone, and so is the audit log."""
         self._database = database
         self._clock = clock
         self._cache = cache
+        self._audit_retention = audit_retention
         self._thread = PeriodicThread("housekeeping", self.purge, interval_s=interval_s)
 
     def start(self) -> None:
-        """Starts purging."""
+        """Makes the audit log's partitions, before the first entries come, and starts purging."""
+        try:
+            self._turn_audit_log()
+        except DatabaseError as error:  # entries go to the default partition then
+            log.warning("audit_log_not_turned", error=str(error))
         self._thread.start()
 
     def close(self) -> None:
@@ -74,11 +82,25 @@ class Housekeeping:
             log.info("purged", memories=memories, request_ids=request_ids)
         if self._cache is not None:
             self._evict(self._cache, now - self._cache.ttl)
+        self._turn_audit_log()
+
+    def _turn_audit_log(self) -> None:
+        """Makes the next months' partitions, and drops those that hold nothing to be kept."""
+        if self._audit_retention is None:
+            return
+        now = self._clock()
+        keep_from = now - self._audit_retention
+        made = self._write(lambda conn: audit.prepare_partitions(conn, now=now))
+        dropped = self._write(lambda conn: audit.trim(conn, before=keep_from))
+        if made or dropped:
+            log.info("audit_log_turned", partitions_made=made, partitions_dropped=dropped)
 
     def _evict(self, cache: CacheBounds, expired_at: datetime) -> None:
         expired = self._evict_all(expired_at)
         limit = self._database.read(
-            self._database.call(), lambda conn: embedding_cache.excess(conn, max_rows=cache.max_rows)
+            self._database.call(),
+            lambda conn: embedding_cache.excess(conn, max_rows=cache.max_rows),
+            user_id=ACROSS_USERS,
         )
         excess = self._evict_all(limit) if limit is not None else 0
         cache.on_evict(expired=expired, excess=excess)
@@ -90,6 +112,9 @@ class Housekeeping:
 
     def _purge_all(self, purge_batch: Callable[[Connection], int]) -> int:
         total = 0
-        while purged := self._database.write(self._database.call(), purge_batch):
+        while purged := self._write(purge_batch):
             total += purged
         return total
+
+    def _write(self, change: Callable[[Connection], int]) -> int:
+        return self._database.write(self._database.call(), change, user_id=ACROSS_USERS)

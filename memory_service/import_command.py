@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
+from memory_service.bulk import target
 from memory_service.bulk.channel import connect
 from memory_service.bulk.chunks import Chunk, Chunking
 from memory_service.bulk.errors import TransferError
 from memory_service.bulk.formats import FORMATS, STANDARD_STREAM, Format, format_of, open_source
 from memory_service.bulk.progress import Progress
 from memory_service.bulk.retrying import Retrying
+from memory_service.bulk.target import Target, target_of
 from memory_service.bulk.upload import Upload
 from memory_service.v1 import memory_pb2 as pb
 
 # Import ids of files follow from what is in them.
 NAMESPACE = UUID("6d8f5f0e-3c1b-5d0a-9c59-2f4f1f0f6b7e")
 
-DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_CHUNK_SIZE = 500
 
 
@@ -32,13 +33,15 @@ class Request:
 
     file: str
     user_id: str
-    address: str
+    target: Target
     file_format: Format | None
     chunk_size: int
     import_id: UUID | None
     keep_ids: bool
     duplicates: pb.Duplicates | None = None
     """None: they are allowed."""
+    embed_async: bool = False
+    """Whether texts are embedded after they are stored."""
 
 
 POLICIES = {
@@ -71,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command, and that it is run by `run`."""
     parser.add_argument("file", metavar="FILE", help="what to import; - for JSON Lines from standard input")
     parser.add_argument("--user", metavar="ID", dest="user_id", required=True, help="whose memories they become")
-    parser.add_argument("--address", metavar="HOST:PORT", default=DEFAULT_ADDRESS, help="the service (%(default)s)")
+    target.add_arguments(parser)
     parser.add_argument("--format", choices=("auto", *FORMATS), default="auto", help="by default, as the name says")
     parser.add_argument(
         "--chunk-size", type=int, metavar="N", default=DEFAULT_CHUNK_SIZE, help="memories in a chunk (%(default)s)"
@@ -95,6 +98,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="takes memories of at least this cosine similarity for duplicates too, above 0 and at most 1",
     )
+    parser.add_argument(
+        "--embed-async",
+        action="store_true",
+        help="store texts at once and let the service embed them later; not with --min-similarity",
+    )
     parser.set_defaults(run=lambda options: run(_request(options)))
 
 
@@ -102,22 +110,26 @@ def _request(options: dict[str, Any]) -> Request:
     return Request(
         file=options["file"],
         user_id=options["user_id"],
-        address=options["address"],
+        target=target_of(options),
         file_format=None if options["format"] == "auto" else options["format"],
         chunk_size=options["chunk_size"],
         import_id=options["import_id"],
         keep_ids=options["keep_ids"],
-        duplicates=_duplicates(options["on_duplicate"], options["min_similarity"]),
+        duplicates=_duplicates(options),
+        embed_async=options["embed_async"],
     )
 
 
-def _duplicates(on_duplicate: str, min_similarity: float | None) -> pb.Duplicates | None:
+def _duplicates(options: dict[str, Any]) -> pb.Duplicates | None:
+    on_duplicate, min_similarity = options["on_duplicate"], options["min_similarity"]
     if on_duplicate == "allow":
         if min_similarity is not None:
             raise TransferError("--min-similarity needs --on-duplicate skip, reinforce or supersede")
         return None
     if min_similarity is not None and not 0.0 < min_similarity <= 1.0:
         raise TransferError(f"--min-similarity is {min_similarity:g}, expected above 0 and at most 1")
+    if min_similarity is not None and options["embed_async"]:
+        raise TransferError("--min-similarity compares embeddings, which with --embed-async are not there yet")
     return pb.Duplicates(policy=POLICIES[on_duplicate], min_similarity=min_similarity)
 
 
@@ -128,7 +140,7 @@ def run(request: Request) -> int:
         TransferError: When not everything could be stored.
     """
     file_format = format_of(request.file, request.file_format)
-    with open_source(request.file, file_format) as source, connect(request.address) as (stub, info):
+    with open_source(request.file, file_format) as source, connect(request.target) as (stub, info):
         _check_chunk_size(request.chunk_size, info.limits)
         import_id = request.import_id or _import_id(request)
         chunking = Chunking(
@@ -138,6 +150,7 @@ def run(request: Request) -> int:
             max_bytes=info.limits.max_batch_bytes,
             keep_ids=request.keep_ids,
             duplicates=request.duplicates,
+            embed_async=request.embed_async,
         )
         tally = Tally()
         progress = Progress(sys.stderr, total=source.size)

@@ -2,15 +2,17 @@
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from db.errors import PoolExhausted
+from memory_service.access.call_threads import CallThreads
+from memory_service.access.errors import Overloaded
 from memory_service.importing import Chunk
 from memory_service.observed_call import ShuttingDown
 from memory_service.read_ahead import ReadAhead
 
 Chunks = ReadAhead[Chunk]
+
+SETTING = "MEMORY_IMPORT_STREAMS"
 
 
 class ImportStreams:
@@ -21,8 +23,9 @@ class ImportStreams:
         self._lock = threading.Lock()
         self._open: set[Chunks] = set()
         self._shutting_down = False
-        # One more than streams, so that those beyond are refused at once and do not wait unseen.
-        self.threads = ThreadPoolExecutor(max_streams + 1, thread_name_prefix="import")
+        # One more than streams, so that those beyond are refused at once and do not wait unseen. As many as streams may
+        # wait for that: a stream's thread is free a moment later than its caller has the last reply.
+        self.threads = CallThreads("import", threads=max_streams + 1, queue=max_streams, setting=SETTING)
         """Where ImportVectors runs."""
 
     @contextmanager
@@ -30,7 +33,7 @@ class ImportStreams:
         """Yields the chunks of an import, read one ahead.
 
         Raises:
-            PoolExhausted: When there are as many imports as may be.
+            Overloaded: When there are as many imports as may be.
             ShuttingDown: When the server is; also from the chunks, in place of the next one.
         """
         chunks = ReadAhead(stream)
@@ -38,7 +41,8 @@ class ImportStreams:
             if self._shutting_down:
                 raise _shutting_down()
             if len(self._open) >= self._max_streams:
-                raise PoolExhausted(f"all {self._max_streams} import streams of this server process are in use")
+                message = f"all {self._max_streams} import streams of this server process are in use"
+                raise Overloaded(message, limit=SETTING)
             self._open.add(chunks)
         try:
             with chunks:

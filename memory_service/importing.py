@@ -15,6 +15,7 @@ from db.errors import RequestIdReused
 from db.pool import Database
 from db.requests import RequestKey
 from memory_service import chunk_receipts, drafts, duplicates_request, storing
+from memory_service.access.quotas import NO_QUOTAS, Quotas
 from memory_service.drafts import Draft
 from memory_service.fields import FieldReader
 from memory_service.limits import Limits
@@ -61,6 +62,7 @@ class Importing:
     """Returns the current time in UTC."""
     wake_queue: Callable[[], object] = lambda: None
     """Called once memories that wait for their embedding are stored."""
+    quotas: Quotas = NO_QUOTAS
 
     def read(self, requests: Iterable[pb.ImportVectorsRequest]) -> Iterator[Chunk]:
         """Reads chunk after chunk: checks it against the one before, and normalizes its embeddings.
@@ -138,24 +140,40 @@ class Importing:
             yield reply
 
     def _store(self, chunk: Chunk, call: Call) -> pb.ImportVectorsResponse:
-        now = chunk.read_at
-        known = self.database.read(call, lambda conn: requests.find(conn, chunk.key, now=now))
+        now, user_id = chunk.read_at, chunk.key.user_id
+        known = self._find(chunk, call)
         if known is not None:
             return _acknowledgement(chunk, known, already_stored=True)
-        memories = drafts.complete(chunk.drafts, self.embeddings, call, now=now, embed_async=chunk.embed_async)
+        adding = partial(drafts.usage_of, chunk.drafts, self.dimensions)
+        try:
+            room = self.quotas.expect(user_id, adding, call, certain=chunk.duplicates is None)
+            memories = drafts.complete(chunk.drafts, self.embeddings, call, now=now, embed_async=chunk.embed_async)
+        except Exception:
+            # The same chunk may have come over another stream since we looked, and have used up the quota.
+            if (known := self._find(chunk, call)) is None:
+                raise
+            return _acknowledgement(chunk, known, already_stored=True)
         purge_at = now + self.limits.deleted_retention
         mine: bytes | None = None
 
         def store(conn: Connection) -> bytes:
             nonlocal mine
-            mine = storing.chunk(conn, chunk.key.user_id, memories, chunk.duplicates, now=now, purge_at=purge_at)
+            with room.enforced(conn, now=now):
+                mine = storing.chunk(conn, user_id, memories, chunk.duplicates, now=now, purge_at=purge_at)
             return mine
 
-        stored = self.database.write(call, lambda conn: requests.once(conn, chunk.key, partial(store, conn), now=now))
+        stored = self.database.write(
+            call, lambda conn: requests.once(conn, chunk.key, partial(store, conn), now=now), user_id=user_id
+        )
         if chunk.embed_async:
             self.wake_queue()
         # Meanwhile the same chunk may have come over another stream.
         return _acknowledgement(chunk, stored, already_stored=stored is not mine)
+
+    def _find(self, chunk: Chunk, call: Call) -> bytes | None:
+        return self.database.read(
+            call, lambda conn: requests.find(conn, chunk.key, now=chunk.read_at), user_id=chunk.key.user_id
+        )
 
 
 def _acknowledgement(chunk: Chunk, receipts: bytes, *, already_stored: bool) -> pb.ImportVectorsResponse:

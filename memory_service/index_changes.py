@@ -24,6 +24,7 @@ from db.ann_registry import want
 from db.ann_session import AnnSession
 from db.errors import DatabaseError, DatabaseUnavailable
 from db.user_sizes import count_live
+from db.wall import ACROSS_USERS
 from memory_service.index_progress import Bar, Log, follow
 from memory_service.text_table import size
 
@@ -58,7 +59,9 @@ class Changes:
 
     def earned(self) -> list[Target]:
         """Returns the users who have earned an index, largest first, as many as there may be; says who is left out."""
-        rows = self.session.query(lambda conn: ann_counts.earned(conn, min_rows=self.policy.min_rows))
+        rows = self.session.query(
+            lambda conn: ann_counts.earned(conn, min_rows=self.policy.min_rows), user_id=ACROSS_USERS
+        )
         targets = [Target(name_of(user_id), user_id, count) for user_id, count in rows.items()]
         left_out = len(targets) - self.policy.max_indexes
         if left_out > 0:
@@ -114,7 +117,7 @@ class Changes:
             return True
         try:
             if (user_id := target.user_id) is not None:
-                self.session.query(lambda conn: ann_indexes.forget(conn, user_id))
+                self.session.query(lambda conn: ann_indexes.forget(conn, user_id), user_id=user_id)
             ann_indexes.drop(self.session, target.name)
         except DatabaseError as error:
             return self._failed(target, error)
@@ -150,7 +153,7 @@ class Changes:
     def _enter(self, target: Target) -> None:
         if (user_id := target.user_id) is not None:
             now = datetime.now(UTC)
-            self.session.query(lambda conn: want(conn, user_id, target.name, now=now))
+            self.session.query(lambda conn: want(conn, user_id, target.name, now=now), user_id=user_id)
 
     def _build(self, done: str, target: Target, build: Callable[[], None]) -> bool:
         """Runs `build` under the eyes of the operator; `done` says what was done then."""
@@ -197,7 +200,7 @@ class Changes:
                     ann_indexes.drop(self.session, name)
 
     def _indexes(self) -> dict[str, IndexInfo]:
-        return {index.name: index for index in self.session.query(list_indexes)}
+        return {index.name: index for index in self.session.query(list_indexes, user_id=ACROSS_USERS)}
 
     def _rows(self, user_id: str | None) -> int:
-        return 0 if user_id is None else self.session.query(lambda conn: count_live(conn, user_id))
+        return 0 if user_id is None else self.session.query(lambda conn: count_live(conn, user_id), user_id=user_id)

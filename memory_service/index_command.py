@@ -9,15 +9,16 @@ from typing import Any, Literal
 
 import structlog
 
-from db import ann_counts, migrate, schema
+from db import ann_counts, revisions, schema
 from db.ann_catalog import GLOBAL_NAME, IndexInfo, list_indexes, name_of, progress, wanted_users
 from db.ann_session import AnnLock, AnnSession
 from db.facts import facts_of
 from db.user_sizes import COUNT_UP_TO, count_live
+from db.wall import ACROSS_USERS
 from memory_service.ann_settings import ann_policy
 from memory_service.config import Settings
 from memory_service.index_changes import NONE_FOR_USERS, Changes, Target
-from memory_service.provisioning import embedding_space, provide_database
+from memory_service.provisioning import provide_database, space_in_force
 from memory_service.text_table import printable, size, table
 
 log = structlog.get_logger(__name__)
@@ -77,7 +78,8 @@ def run(settings: Settings, request: Request, say: Say) -> int:
     """
     with provide_database(settings) as provision:
         facts = facts_of(provision.direct_url)
-        schema.require(facts, head=migrate.head(), space=embedding_space(settings))
+        space = space_in_force(settings, provision.direct_url)
+        schema.require(facts, head=revisions.head(), space=space)
         with AnnSession(provision.direct_url, build_memory_mb=settings.ann_build_memory_mb) as session:
             if request.action == "list":
                 return _list(settings, session, say)
@@ -125,7 +127,9 @@ def _targets(changes: Changes, request: Request, session: AnnSession) -> list[Ta
     targets = []
     if request.user_id is not None:
         user_id = request.user_id
-        targets.append(Target(name_of(user_id), user_id, session.query(lambda conn: count_live(conn, user_id))))
+        targets.append(
+            Target(name_of(user_id), user_id, session.query(lambda conn: count_live(conn, user_id), user_id=user_id))
+        )
     if request.every_user and request.action == "create":
         targets.extend(changes.earned())
     elif request.every_user:
@@ -136,8 +140,12 @@ def _targets(changes: Changes, request: Request, session: AnnSession) -> list[Ta
 
 
 def _list(settings: Settings, session: AnnSession, say: Say) -> int:
-    indexes = session.query(list_indexes)
-    missing = [user_id for user_id in session.query(wanted_users) if user_id not in {i.user_id for i in indexes}]
+    indexes = session.query(list_indexes, user_id=ACROSS_USERS)
+    missing = [
+        user_id
+        for user_id in session.query(wanted_users, user_id=ACROSS_USERS)
+        if user_id not in {i.user_id for i in indexes}
+    ]
     if not indexes and not missing:
         say(f"no approximate indexes; {_how_to_earn_one(settings)}")
         return 0
@@ -159,7 +167,7 @@ def _row(session: AnnSession, index: IndexInfo) -> tuple[str, ...]:
 
 
 def _rows(session: AnnSession, user_id: str) -> str:
-    rows = session.query(lambda conn: count_live(conn, user_id))
+    rows = session.query(lambda conn: count_live(conn, user_id), user_id=user_id)
     return f"{rows:,}" + ("+" if rows >= COUNT_UP_TO else "")
 
 

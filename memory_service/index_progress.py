@@ -40,8 +40,7 @@ class Bar:
         """Shows the phase, and a bar where its length is known."""
         text = f"{self._name}  {progress.phase}"
         if (share := share_of(progress)) is not None:
-            filled = round(share * BAR_WIDTH)
-            text += f"  [{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {share:4.0%}"
+            text += f"  {bar_of(share)}"
         self._write(text)
 
     def end(self) -> None:
@@ -76,6 +75,12 @@ class Log:
 
     def end(self) -> None:
         """Has nothing to clear."""
+
+
+def bar_of(share: float) -> str:
+    """Returns a bar of which this share, 0 to 1, is filled, with the share in percent."""
+    filled = round(share * BAR_WIDTH)
+    return f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {share:4.0%}"
 
 
 def share_of(progress: BuildProgress) -> float | None:

@@ -1,16 +1,24 @@
-"""Wrapping the methods of the service: every call is observed, its request checked, and refused during shutdown."""
+"""Wrapping the methods of the service: every call is observed and its request checked, unless it is turned away."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from db.errors import StatementTimeout
+from memory_service.access.admission import OPEN, Admission, AdmittedCall
+from memory_service.access.bulkheads import Bulkheads
+from memory_service.access.call_threads import CallThreads
+from memory_service.access.refusals import CountRefusal, uncounted
 from memory_service.calls_in_flight import CallsInFlight
 from memory_service.executors import run_on
 from memory_service.metrics import CallMetrics, grpc_type
 from memory_service.observed_call import ObservedCall, ShuttingDown, Surroundings, ToStatus, log_methods
+from memory_service.request_arrival import RequestArrivals
+from memory_service.turning_away import refusing_handler
 from memory_service.v1 import memory_pb2
 
 if TYPE_CHECKING:  # generic in the stubs only
@@ -20,9 +28,29 @@ Behaviour = Callable[..., Any]
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+# A call that has waited until so little is left of its time would only be begun to be cut off.
+NOT_WORTH_BEGINNING_S = 0.002
+
 
 class MalformedRequest(Exception):
     """The bytes of a request are not a message of its method's type."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """How calls of one method are answered."""
+
+    handler: "Handler"
+    threads: CallThreads | None
+    """What it works on; None: on the server's own threads."""
+    refusal: "Handler | None"
+    """Answers while the threads are full."""
+
+    def next_handler(self) -> "Handler":
+        """Returns what answers a call that arrives now."""
+        if self.refusal is not None and self.threads is not None and self.threads.full:
+            return self.refusal
+        return self.handler
 
 
 class CallInterceptor(grpc.ServerInterceptor):
@@ -31,14 +59,28 @@ class CallInterceptor(grpc.ServerInterceptor):
     A behaviour tells what went wrong by raising; `to_status` makes of it the status that is sent.
     """
 
-    def __init__(self, *, to_status: ToStatus, calls: CallsInFlight, metrics: CallMetrics) -> None:
+    def __init__(
+        self,
+        *,
+        to_status: ToStatus,
+        calls: CallsInFlight,
+        metrics: CallMetrics,
+        admission: Admission = OPEN,
+        bulkheads: Bulkheads | None = None,
+        count_refusal: CountRefusal = uncounted,
+        arrivals: RequestArrivals | None = None,
+    ) -> None:
         self._to_status = to_status
+        self._admission = admission
+        self._bulkheads = bulkheads
+        self._count_refusal = count_refusal
+        self._arrivals = arrivals
         self._calls = calls
         self._metrics = metrics
         self._log = log_methods()
         self._prefix = f"/{memory_pb2.DESCRIPTOR.package}."
         # gRPC asks for the handler anew with each call, under the server's lock: wrap it once.
-        self._wrapped: dict[str, Handler] = {}
+        self._served: dict[str, _Served] = {}
         self._refusals: ThreadPoolExecutor | None = None
 
     def refuse_calls(self, executor: ThreadPoolExecutor) -> None:
@@ -54,38 +96,67 @@ class CallInterceptor(grpc.ServerInterceptor):
         continuation: "Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Request, Response] | None]",
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Request, Response] | None":
-        """Returns the method's handler, wrapped where it is one of this service's."""
+        """Returns the method's handler, wrapped where it is one of this service's, or one that turns the call away."""
         method = handler_call_details.method
         if not method.startswith(self._prefix):
             return continuation(handler_call_details)
-        if method not in self._wrapped or self._refusals is not None:
+        if method not in self._served or self._refusals is not None:
             handler = continuation(handler_call_details)
             if handler is None:
                 return None
             if self._refusals is not None:
                 return self._refusal(method, handler, self._refusals)
-            self._wrapped[method] = self._wrap(method, handler)
-        return self._wrapped[method]
+            self._served[method] = self._serve(method, handler)
+        return self._served[method].next_handler()
 
-    def _wrap(self, method: str, handler: "Handler") -> "Handler":
+    def _serve(self, method: str, handler: "Handler") -> _Served:
+        behaviour, _ = _arity(handler)
+        threads = getattr(behaviour, "experimental_thread_pool", None)
+        if threads is None and self._bulkheads is not None:
+            threads = self._bulkheads.of(method)
+        refusal = None
+        if isinstance(threads, CallThreads):
+            refusal = refusing_handler(
+                threads,
+                to_status=self._to_status,
+                metrics=self._surroundings(method, handler).metrics,
+                count_refusal=self._count_refusal,
+            )
+        return _Served(self._wrap(method, handler, threads), threads, refusal)
+
+    def _wrap(self, method: str, handler: "Handler", threads: ThreadPoolExecutor | None) -> "Handler":
         behaviour, make_handler = _arity(handler)
         arguments = _checked_each if handler.request_streaming else _checked
         observed = self._observe(method, handler)
+        bulkheads, bounded = self._bulkheads, threads if isinstance(threads, CallThreads) else None
+
+        def require_time(context: grpc.ServicerContext) -> None:
+            if context.time_remaining() < NOT_WORTH_BEGINNING_S:
+                raise StatementTimeout("the deadline passed")
+            if bulkheads is not None and bounded is not None:
+                bulkheads.require_short_wait(bounded)
 
         def call(argument: Any, context: grpc.ServicerContext, *send: Callable[[Any], None]) -> Any:
-            with observed(context):
-                return behaviour(arguments(argument), context, *send)
+            with observed(context) as admitted:
+                require_time(context)
+                admitted.begin()
+                return admitted.replied(behaviour(arguments(argument, admitted), context, *send))
 
         def stream(argument: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with observed(context):
-                yield from behaviour(arguments(argument), context)
+            with observed(context) as admitted:
+                require_time(context)
+                admitted.begin()
+                yield from _noted(behaviour(arguments(argument, admitted), context), admitted)
 
         # A non-blocking behaviour answers through a callback and returns nothing to iterate over.
         non_blocking = getattr(behaviour, "experimental_non_blocking", False)
         wrapped: Behaviour = stream if handler.response_streaming and not non_blocking else call
-        for attribute in ("experimental_thread_pool", "experimental_non_blocking"):
-            if hasattr(behaviour, attribute):
-                setattr(wrapped, attribute, getattr(behaviour, attribute))
+        if self._arrivals is not None and not handler.request_streaming:
+            counted = threads if isinstance(threads, CallThreads) else None
+            wrapped = self._arrivals.receiving(wrapped, threads=counted, missing=_no_request)
+            make_handler = _of_streams(handler)
+        if threads is not None:
+            wrapped = run_on(threads, wrapped, non_blocking=non_blocking)
         return make_handler(
             wrapped,
             request_deserializer=_parse_with(handler.request_deserializer),
@@ -104,18 +175,24 @@ class CallInterceptor(grpc.ServerInterceptor):
 
     def _observe(self, method: str, handler: "Handler") -> Callable[[grpc.ServicerContext], ObservedCall]:
         """Returns what makes, for each call of a method, its context manager."""
+        surroundings = self._surroundings(method, handler)
+        return lambda context: ObservedCall(surroundings, context)
+
+    def _surroundings(self, method: str, handler: "Handler") -> Surroundings:
         _, service, rpc = method.split("/")
         kind = grpc_type(
             request_streaming=bool(handler.request_streaming), response_streaming=bool(handler.response_streaming)
         )
-        surroundings = Surroundings(
+        return Surroundings(
             rpc=rpc,
             to_status=self._to_status,
             calls=self._calls,
             metrics=self._metrics.of(service, rpc, kind),
             log_methods=self._log,
+            method=method,
+            admission=self._admission,
+            count_refusal=self._count_refusal,
         )
-        return lambda context: ObservedCall(surroundings, context)
 
 
 def _arity(handler: "Handler") -> tuple[Behaviour, "Callable[..., Handler]"]:
@@ -133,6 +210,14 @@ def _arity(handler: "Handler") -> tuple[Behaviour, "Callable[..., Handler]"]:
     return behaviour, make_handler
 
 
+def _of_streams(handler: "Handler") -> "Callable[..., Handler]":
+    return grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
+
+
+def _no_request() -> MalformedRequest:
+    return MalformedRequest("the call ended without a request message")
+
+
 def _parse_with(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
     """Returns a deserializer that hands a parse error on: gRPC would answer INTERNAL to one that raises."""
     if deserialize is None:
@@ -148,11 +233,21 @@ def _parse_with(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes],
     return parse
 
 
-def _checked(request: Any) -> Any:
+def _checked(request: Any, admitted: AdmittedCall) -> Any:
     if isinstance(request, MalformedRequest):
         raise request
-    return request
+    return admitted.check(request)
 
 
-def _checked_each(requests: Iterator[Any]) -> Iterator[Any]:
-    return map(_checked, requests)
+def _noted(replies: Iterator[Any], admitted: AdmittedCall) -> Iterator[Any]:
+    try:
+        for reply in replies:
+            yield admitted.streamed(reply)
+    finally:
+        # Now, not when it is collected: the call has not ended before its behaviour has.
+        if isinstance(replies, Generator):
+            replies.close()
+
+
+def _checked_each(requests: Iterator[Any], admitted: AdmittedCall) -> Iterator[Any]:
+    return (_checked(request, admitted) for request in requests)

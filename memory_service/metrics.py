@@ -10,13 +10,19 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from db.audit_buffer import AuditOutcome
 from db.recall_probe import NotMeasured
 from db.search_plan import Plan
+from memory_service.access.load_metrics import LoadMetrics
+from memory_service.access.refusals import Refusals
 from memory_service.embedding.circuit_breaker import CircuitState
 from memory_service.job_outcome import JobOutcome
-from memory_service.v1 import memory_pb2
+from memory_service.v1 import admin_pb2, memory_pb2
 
-SERVICE = memory_pb2.DESCRIPTOR.services_by_name["MemoryService"]
+SERVICES = (
+    memory_pb2.DESCRIPTOR.services_by_name["MemoryService"],
+    admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
+)
 
 # A search of a small user takes half a millisecond; a call without a deadline ends after ten seconds.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -70,8 +76,9 @@ class CallMetrics:
             registry=registry,
         )
         self._methods: dict[tuple[str, str, str], MethodMetrics] = {}
-        for method in SERVICE.methods:
-            self.of(SERVICE.full_name, method.name, _type_of(method))
+        for service in SERVICES:
+            for method in service.methods:
+                self.of(service.full_name, method.name, _type_of(method))
 
     def of(self, service: str, method: str, grpc_type: str) -> MethodMetrics:
         """Returns the series of a method, from the second time on without delay."""
@@ -261,12 +268,33 @@ class EmbeddingQueueMetrics:
         self._attempts[outcome].inc(memories)
 
 
+class AuditMetrics:
+    """Entries of the audit log."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        entries = Counter(
+            "memory_audit_entries_total",
+            "Entries for the audit log: written, dropped (the database did not take them and there were too many), "
+            "refused (by the database; the log has the reason).",
+            ("outcome",),
+            registry=registry,
+        )
+        self._entries = {outcome: entries.labels(outcome.value) for outcome in AuditOutcome}
+
+    def count(self, outcome: AuditOutcome, entries: int) -> None:
+        """Records what became of so many entries."""
+        self._entries[outcome].inc(entries)
+
+
 class Metrics:
     """All that is recorded while calls are served, in one registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.calls = CallMetrics(registry)
+        self.load = LoadMetrics(registry)
+        self.refusals = Refusals(registry)
         self.searches = SearchMetrics(registry)
         self.embeddings = EmbeddingMetrics(registry)
         self.embedding_queue = EmbeddingQueueMetrics(registry)
+        self.audit = AuditMetrics(registry)

@@ -10,7 +10,7 @@ import structlog
 from prometheus_client import CollectorRegistry, MetricsHandler, disable_created_metrics
 
 from memory_service.addresses import AddressError, require_free, with_port
-from memory_service.config import split_address
+from memory_service.settings.address import split_address
 
 log = structlog.get_logger(__name__)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from db import migrate
+from db import migrate, revisions
 from db.facts import facts_of
 from memory_service.config import Settings
 from memory_service.provisioning import apply_migrations, embedding_space, provide_database
@@ -14,7 +14,7 @@ def run(settings: Settings, say: Say) -> int:
     """Applies the pending migrations; returns the exit status."""
     with provide_database(settings) as provision:
         applied = apply_migrations(settings, provision)
-    say(f"applied {', '.join(applied)}" if applied else f"nothing to do: the schema is at revision {migrate.head()}")
+    say(f"applied {', '.join(applied)}" if applied else f"nothing to do: the schema is at revision {revisions.head()}")
     return 0
 
 

@@ -49,6 +49,7 @@ def run(
     call: Call,
     key: RequestKey | None,
     *,
+    user_id: str,
     prepare: Callable[[], Callable[[Connection], Reply]],
     reply: type[Reply],
     now: datetime,
@@ -62,11 +63,24 @@ def run(
         RequestIdReused: When the request id was used for another request.
     """
     if key is None:
-        return database.write(call, prepare())
-    known = database.read(call, lambda conn: requests.find(conn, key, now=now))
-    if known is None:
+        return database.write(call, prepare(), user_id=user_id)
+
+    def find() -> bytes | None:
+        return database.read(call, lambda conn: requests.find(conn, key, now=now), user_id=user_id)
+
+    known = find()
+    if known is not None:
+        return reply.FromString(known)
+    try:
         change = prepare()
-        known = database.write(
-            call, lambda conn: requests.once(conn, key, lambda: change(conn).SerializeToString(), now=now)
-        )
-    return reply.FromString(known)
+    except Exception:
+        # The first call with this id may have ended since we looked: it has then used up the etag, or the quota.
+        if (known := find()) is None:
+            raise
+        return reply.FromString(known)
+    stored = database.write(
+        call,
+        lambda conn: requests.once(conn, key, lambda: change(conn).SerializeToString(), now=now),
+        user_id=user_id,
+    )
+    return reply.FromString(stored)

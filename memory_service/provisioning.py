@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from db import migrate, schema
+from db import revisions, schema
 from db.embedded import EmbeddedPostgres
-from db.facts import facts_of
+from db.facts import facts_of, move_of
 from db.schema import EmbeddingSpace
+from db.wall_facts import describe, require_wall, wall_of
 from memory_service.config import Settings
 
 log = structlog.get_logger(__name__)
@@ -55,7 +56,13 @@ def require_schema(settings: Settings, provision: Provision) -> None:
     """
     if settings.embedded:
         apply_migrations(settings, provision)
-    schema.require(facts_of(provision.url), head=migrate.head(), space=embedding_space(settings))
+    schema.require(facts_of(provision.url), head=revisions.head(), space=space_in_force(settings, provision.url))
+    facts = wall_of(provision.url)
+    require_wall(facts)
+    if facts.login_sees_all and not settings.embedded:  # whose only login is a superuser, over a socket of its own
+        log.warning("login_role_sees_all_rows", role=facts.login, wall=describe(facts))
+    if not settings.row_level_security:
+        log.warning("row_level_security_off")
 
 
 def apply_migrations(settings: Settings, provision: Provision) -> list[str]:
@@ -64,8 +71,22 @@ def apply_migrations(settings: Settings, provision: Provision) -> list[str]:
     Raises:
         DatabaseError: When they cannot be applied.
     """
+    from db import migrate  # noqa: PLC0415 - see db/revisions.py
 
     def on_wait(waited_s: float) -> None:
         log.info("waiting_for_another_migration", waited_s=round(waited_s))
 
-    return migrate.upgrade(provision.direct_url, embedding_space(settings), on_wait=on_wait)
+    space = space_in_force(settings, provision.direct_url)
+    return migrate.upgrade(provision.direct_url, space, on_wait=on_wait)
+
+
+def space_in_force(settings: Settings, url: str) -> EmbeddingSpace:
+    """Returns the space that the database at `url` is to be in: where a move has led, or else the configured one.
+
+    A move to another embedding model is newer than the settings until it is cleaned up.
+
+    Raises:
+        DatabaseUnavailable: When the database cannot be reached.
+    """
+    move = move_of(url)
+    return embedding_space(settings) if move is None else move.live

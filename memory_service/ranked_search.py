@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 from db import fetch
 from db.connection import Connection
-from db.lexical import LexicalAnswer, search_words
+from db.lexical import LexicalAnswer, score_words, search_words
 from db.memory import View
 from db.search import Answer, Means, Nearest, search
 from db.search_plan import Plan, candidates_for
@@ -32,7 +33,7 @@ def candidates_of_a_side(draft: SearchDraft) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedSearch:
-    """One search on one connection. A memory that vanishes between two of its statements is left out."""
+    """One search on one connection. A memory that vanishes between two of its statements makes room for another."""
 
     conn: Connection
     draft: SearchDraft
@@ -58,9 +59,9 @@ class RankedSearch:
         if lexical is not None:
             pool.add_worded(lexical.scores, limit=candidates_of_a_side(draft))
         if not draft.ranking.conversation.neutral:
-            pool.add_neighbours(None if lexical is None else lambda ids: self._by_words(also=ids).scores)
+            pool.add_neighbours(None if lexical is None else partial(score_words, self.conn, lexical))
         options = self._options()
-        results = self._read(rank(pool.candidates(), options))
+        results = self._results(pool, options)
         overlooked = (dense is not None and dense.maybe_incomplete) or (
             lexical is not None and lexical.maybe_incomplete
         )
@@ -129,6 +130,15 @@ class RankedSearch:
             limit=self.draft.limit,
             min_score=self.draft.min_score,
         )
+
+    def _results(self, pool: CandidatePool, options: RankingOptions) -> list[Result]:
+        """Ranks and reads; once more where what was chosen has vanished, with whatever was collapsed into it."""
+        chosen = rank(pool.candidates(), options)
+        results = self._read(chosen)
+        if len(results) == len(chosen):
+            return results
+        pool.forget({one.candidate.id for one in chosen} - {result.memory.id for result in results})
+        return self._read(rank(pool.candidates(), options))
 
     def _read(self, ranked: Sequence[Ranked]) -> list[Result]:
         memories = fetch.fetch_chosen(

@@ -45,7 +45,9 @@ class Recall:
         encoding = requests.encoding(fields, request.embedding_encoding, default=pb.VECTOR_ENCODING_FLOATS)
         fields.violations.raise_if_any()
 
-        memory = self.database.read(call, lambda conn: fetch.fetch(conn, user_id, memory_id, view=view))
+        memory = self.database.read(
+            call, lambda conn: fetch.fetch(conn, user_id, memory_id, view=view), user_id=user_id
+        )
         if not request.skip_access_recording:
             self._record(user_id, [memory])
         return pb.GetVectorResponse(memory=replies.memory(memory, encoding))
@@ -76,12 +78,10 @@ class Recall:
                 max_text_bytes=self.limits.max_reply_bytes,
             )
 
-        return self._recent_reply(self.database.read(call, page), request, encoding)
+        return self._recent_reply(self.database.read(call, page, user_id=user_id), request, encoding)
 
     def _page_size(self, fields: FieldReader, value: int, view: View, encoding: pb.VectorEncoding.ValueType) -> int:
-        if value < 0:
-            fields.violations.add("page_size", f"is {value}, expected 0 or more")
-        page_size = min(value, self.limits.max_page_size) if value > 0 else self.limits.default_page_size
+        page_size = fields.page_size(value)
         if view is not View.FULL:
             return page_size
         embedding_bytes = self.dimensions * COMPONENT_BYTES[encoding]
@@ -121,5 +121,6 @@ class Recall:
             lambda conn: stats.user_stats(
                 conn, user_id, conversation_limit=conversation_limit, dimensions=self.dimensions
             ),
+            user_id=user_id,
         )
         return replies.stats(counted)

@@ -12,15 +12,33 @@ import grpc
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2
 
+from memory_service.access.admission import Admission
 from memory_service.descriptors import V1, V1ALPHA, Descriptors
 from memory_service.executors import run_on
+from memory_service.observed_call import ToStatus
+
+
+class ReflectionGuard:
+    """Lets only callers with valid credentials ask."""
+
+    def __init__(self, admission: Admission, to_status: ToStatus) -> None:
+        self._admission = admission
+        self._to_status = to_status
+
+    def check(self, context: grpc.ServicerContext) -> None:
+        """Ends the call of a caller without; to be called on a thread that may wait."""
+        try:
+            self._admission.identify(context)
+        except Exception as error:  # noqa: BLE001 - what passes here, gRPC shows the client word for word
+            context.abort_with_status(self._to_status(error, trailers=()))
 
 
 class Reflection:
     """Answers ServerReflectionInfo, on threads of its own: a stream keeps one as long as it is open."""
 
-    def __init__(self, descriptors: Descriptors) -> None:
+    def __init__(self, descriptors: Descriptors, *, guard: ReflectionGuard | None = None) -> None:
         self._descriptors = descriptors
+        self._guard = guard
         self._executor = ThreadPoolExecutor(8, thread_name_prefix="reflection")
         self._lock = threading.Lock()
         self._streams: set[grpc.ServicerContext] = set()
@@ -54,6 +72,8 @@ class Reflection:
 
     def answer(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Message]:
         """ServerReflection.ServerReflectionInfo."""
+        if self._guard is not None:
+            self._guard.check(context)
         with self._lock:
             if self._ended:
                 context.cancel()

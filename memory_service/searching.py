@@ -70,7 +70,7 @@ class Searching:
 
         now = self.clock()
         embeddings, embedding_s = self._embed([("text", draft.text_to_embed)], call)
-        outcome = self.database.read(call, lambda conn: self._find(conn, draft, embeddings, now))
+        outcome = self.database.read(call, lambda conn: self._find(conn, draft, embeddings, now), user_id=draft.user_id)
         reply = replies.search(outcome, draft.encoding, explain=draft.explain)
         replies.set_timing(
             reply.timing,
@@ -93,7 +93,9 @@ class Searching:
         now = self.clock()
         texts = [(f"searches[{index}].text", draft.text_to_embed) for index, draft in enumerate(drafts)]
         embeddings, embedding_s = self._embed(texts, call)
-        outcomes, responses = self.database.read(call, lambda conn: self._find_all(conn, drafts, embeddings, now))
+        outcomes, responses = self.database.read(
+            call, lambda conn: self._find_all(conn, drafts, embeddings, now), user_id=request.user_id
+        )
         reply = pb.BatchSearchSimilarResponse(responses=responses)
         replies.set_timing(
             reply.timing,

@@ -5,10 +5,11 @@ from contextlib import ExitStack
 
 import structlog
 
-from db import migrate
+from db import revisions
 from db.probe import Probe
 from memory_service import __version__, service
-from memory_service.addresses import nth, require_free, require_loopback
+from memory_service.addresses import is_loopback, nth, require_free, require_protection
+from memory_service.certificates import files_of, require_usable
 from memory_service.config import Settings
 from memory_service.monitor import DatabaseMonitor
 from memory_service.provisioning import Provision, provide_database, require_schema
@@ -24,6 +25,7 @@ def run(settings: Settings) -> int:
 
     Raises:
         AddressError: When an address must not be listened on, or cannot.
+        CertificateError: When the TLS certificate cannot be used.
         DatabaseError: When the database cannot run or be reached, or its schema is not the one needed.
         ConfigurationError: When the embedder cannot be made.
     """
@@ -47,7 +49,11 @@ def _require_addresses(settings: Settings) -> None:
     # Before anything that takes time. The ops address and the one for metrics may be open to others: they tell them
     # how the service does, and nothing of what it stores.
     if not settings.insecure:
-        require_loopback(settings.listen)
+        require_protection(settings)
+    if settings.environment == "development" and settings.auth == "off" and not is_loopback(settings.listen):
+        log.warning("anybody_may_clear_the_database", listen=settings.listen, environment=settings.environment)
+    if (files := files_of(settings)) is not None:
+        require_usable(files)
     metrics = (nth(settings.metrics_listen, index) for index in range(settings.workers))
     for address in (settings.listen, settings.ops_listen, *metrics):
         if address != "off":
@@ -62,7 +68,7 @@ def _supervise(settings: Settings, provision: Provision, stop: threading.Event) 
     with ExitStack() as closing:
         if provision.ensure_running is not None:
             # The workers report on the database each for itself; bringing it back is for its owner.
-            probe = Probe(provision.url, revision=migrate.head())
+            probe = Probe(provision.url, revision=revisions.head())
             closing.callback(probe.close)
             monitor = DatabaseMonitor(probe.check, report=lambda _: None, on_down=provision.ensure_running)
             closing.callback(monitor.close)

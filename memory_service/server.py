@@ -9,20 +9,26 @@ import grpc
 import structlog
 
 from memory_service import descriptors
+from memory_service.access.admission import OPEN, Admission
+from memory_service.access.bulkheads import Bulkheads
+from memory_service.access.refusals import CountRefusal, uncounted
 from memory_service.addresses import AddressError, require_free, with_port
 from memory_service.calls_in_flight import CallsInFlight
+from memory_service.certificates import Certificates
 from memory_service.config import Settings
 from memory_service.health import Health
 from memory_service.interceptors import CallInterceptor
 from memory_service.limits import limits_of
 from memory_service.metrics import CallMetrics
 from memory_service.observed_call import ToStatus
-from memory_service.reflection import Reflection
-from memory_service.v1 import memory_pb2, memory_pb2_grpc
+from memory_service.reflection import Reflection, ReflectionGuard
+from memory_service.request_arrival import RequestArrivals
+from memory_service.v1 import admin_pb2, admin_pb2_grpc, memory_pb2, memory_pb2_grpc
 
 log = structlog.get_logger(__name__)
 
 SERVICE = memory_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name
+ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 
 # Between refusing calls and stopping the server: enough for those that are on their way.
 REFUSING_S = 0.2
@@ -66,23 +72,38 @@ class Server:
         settings: Settings,
         servicer: memory_pb2_grpc.MemoryServiceServicer,
         *,
+        administration: admin_pb2_grpc.AdminServiceServicer | None = None,
         to_status: ToStatus,
         metrics: CallMetrics,
+        admission: Admission = OPEN,
+        certificates: Certificates | None = None,
+        count_refusal: CountRefusal = uncounted,
         end_streams: Callable[[], None] = lambda: None,
         share_ports: bool = False,
     ) -> None:
         self._settings = settings
+        self._certificates = certificates
         self._end_streams = end_streams
         self._share_ports = share_ports
         self._calls = CallsInFlight()
-        self._interceptor = CallInterceptor(to_status=to_status, calls=self._calls, metrics=metrics)
-        self.health = Health([SERVICE])
+        self.bulkheads = Bulkheads(settings)
+        """The threads that calls of the service work on."""
+        self._arrivals = RequestArrivals()
+        self._interceptor = CallInterceptor(
+            to_status=to_status,
+            calls=self._calls,
+            metrics=metrics,
+            admission=admission,
+            bulkheads=self.bulkheads,
+            count_refusal=count_refusal,
+            arrivals=self._arrivals,
+        )
+        self.health = Health([SERVICE] if administration is None else [SERVICE, ADMIN_SERVICE])
         """What it reports; everything is NOT_SERVING at first."""
-        self._reflection = Reflection(descriptors.served()) if settings.reflection else None
-        self._workers = ThreadPoolExecutor(settings.threads, thread_name_prefix="call")
+        self._reflection = _reflection(settings, admission, to_status)
         self._admin = ThreadPoolExecutor(4, thread_name_prefix="admin")
         self._main = grpc.server(
-            self._workers,
+            self.bulkheads.reads,
             interceptors=[self._interceptor],
             maximum_concurrent_rpcs=settings.max_concurrent_calls,
             options=[
@@ -91,6 +112,8 @@ class Server:
             ],
         )
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(servicer, self._main)
+        if administration is not None:
+            admin_pb2_grpc.add_AdminServiceServicer_to_server(administration, self._main)
         self.health.add_to(self._main, self._admin)
         if self._reflection is not None:
             self._reflection.add_to(self._main)
@@ -106,8 +129,12 @@ class Server:
         Raises:
             AddressError: When a port cannot be bound.
         """
-        listen = self._bind(self._main, self._settings.listen)
-        ops_listen = self._bind(self._ops, self._settings.ops_listen) if self._ops is not None else None
+        listen = self._bind(self._main, self._settings.listen, self._certificates)
+        ops_listen = None
+        if self._ops is not None:
+            ops_certificates = self._certificates if self._settings.ops_tls else None
+            ops_listen = self._bind(self._ops, self._settings.ops_listen, ops_certificates)
+        self._arrivals.start()
         self._main.start()
         if self._ops is not None:
             self._ops.start()
@@ -125,6 +152,7 @@ class Server:
         # A stream may go on for hours, or wait for a caller who sends nothing.
         self._end_streams()
         time.sleep(REFUSING_S)
+        self._arrivals.drain()
         # gRPC cancels what is left a moment after we have looked.
         ended = self._main.stop(self._settings.drain_grace_s + 0.1)
         # Idle streams that would last for the whole grace period. What remains are calls, and gRPC knows best when
@@ -149,16 +177,28 @@ class Server:
         self.health.close()
         if self._reflection is not None:
             self._reflection.close()
-        for executor in (self._workers, self._admin):
-            executor.shutdown(wait=False, cancel_futures=True)
+        self._arrivals.close()
+        self.bulkheads.close()
+        self._admin.shutdown(wait=False, cancel_futures=True)
 
     def _options(self) -> list[tuple[str, int]]:
         return [*CONNECTION_OPTIONS, ("grpc.so_reuseport", int(self._share_ports))]
 
-    def _bind(self, server: grpc.Server, address: str) -> str:
+    def _bind(self, server: grpc.Server, address: str, certificates: Certificates | None) -> str:
         if not self._share_ports:
             require_free(address)
         try:
-            return with_port(address, server.add_insecure_port(address))
+            if certificates is None:
+                port = server.add_insecure_port(address)
+            else:
+                port = server.add_secure_port(address, certificates.credentials())
+            return with_port(address, port)
         except RuntimeError:
             raise AddressError(f"cannot listen on {address}") from None
+
+
+def _reflection(settings: Settings, admission: Admission, to_status: ToStatus) -> Reflection | None:
+    if settings.reflection == "off":
+        return None
+    guard = ReflectionGuard(admission, to_status) if settings.reflection == "authenticated" else None
+    return Reflection(descriptors.served(), guard=guard)

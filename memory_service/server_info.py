@@ -1,4 +1,4 @@
-"""What GetServerInfo tells: versions, the embedding space, every limit, and the approximate indexes."""
+"""What GetServerInfo tells: versions, the embedding space, every limit, and what the database is busy with."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,6 +8,8 @@ from google.protobuf.duration_pb2 import Duration
 from db.ann_catalog import IndexInfo, IndexState
 from db.embedding_queue_state import QueueCounts
 from db.languages import LANGUAGES
+from db.reembedding import Phase, Progress, Reembedding
+from db.schema import EmbeddingSpace
 from db.stored_state import StoredState
 from memory_service.limits import Limits
 from memory_service.ranking.presets import PRESETS
@@ -17,15 +19,20 @@ from memory_service.v1 import memory_pb2 as pb
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """What is known of the server once it runs."""
+    """What is known of the server once it runs, and stays so."""
 
     version: str
     schema_revision: str
     postgres_version: str
     pgvector_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What the server works with at the moment."""
+
     embedder: str
-    embedding_model: str
-    embedding_dimensions: int
+    space: EmbeddingSpace
 
 
 _STATES = {
@@ -35,8 +42,17 @@ _STATES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class DatabaseState:
+    """What the database is busy with."""
+
+    stored: StoredState
+    backfill: Progress | None
+    """How far the move to another model is; None where nobody has counted."""
+
+
 def server_info(
-    facts: ServerFacts, limits: Limits, ranking: RankingDefaults, state: StoredState | None
+    facts: ServerFacts, serving: Serving, limits: Limits, ranking: RankingDefaults, state: DatabaseState | None
 ) -> pb.GetServerInfoResponse:
     """Returns the reply of GetServerInfo; `state` is None while the database is out of reach."""
     return pb.GetServerInfoResponse(
@@ -44,17 +60,31 @@ def server_info(
         schema_revision=facts.schema_revision,
         postgres_version=facts.postgres_version,
         pgvector_version=facts.pgvector_version,
-        embedder=facts.embedder,
-        embedding_model=facts.embedding_model,
-        embedding_dimensions=facts.embedding_dimensions,
+        embedder=serving.embedder,
+        embedding_model=serving.space.model,
+        embedding_dimensions=serving.space.dimensions,
         limits=_limits(limits),
         languages=LANGUAGES,
         default_language=limits.default_language,
         default_ranking=_ranking(ranking.preset),
         default_dense_weight=ranking.dense_weight,
-        ann_indexes=[] if state is None else [_ann_index(index) for index in state.indexes],
-        embedding_queue=None if state is None else _embedding_queue(state.queue),
+        ann_indexes=[] if state is None else [_ann_index(index) for index in state.stored.indexes],
+        embedding_queue=None if state is None else _embedding_queue(state.stored.queue),
+        reembedding=None if state is None or state.stored.move is None else _move(state.stored.move, state.backfill),
     )
+
+
+_PHASES = {Phase.BACKFILL: pb.REEMBEDDING_PHASE_BACKFILL, Phase.SWITCHED: pb.REEMBEDDING_PHASE_SWITCHED}
+
+
+def _move(move: Reembedding, backfill: Progress | None) -> pb.Reembedding:
+    target = move.standby if move.phase is Phase.BACKFILL else move.live
+    message = pb.Reembedding(target_model=target.model, target_dimensions=target.dimensions, phase=_PHASES[move.phase])
+    if backfill is not None and move.phase is Phase.BACKFILL:
+        message.total_count = backfill.total
+        message.fresh_count = backfill.fresh
+        message.refused_count = backfill.refused
+    return message
 
 
 def _embedding_queue(counts: QueueCounts) -> pb.EmbeddingQueue:

@@ -7,50 +7,46 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
-from pydantic import SecretStr
 
-from db import migrate
+from db import revisions
 from db.access import AccessBuffer
-from db.ann_demand import AnnDemand
-from db.ann_maintenance import AnnMaintenance
-from db.ann_registry import AnnRegistry
-from db.cancellation import Call
+from db.audit_buffer import AuditBuffer
 from db.pool import Database, PoolOptions
 from db.probe import Probe
-from db.recall_probe import RecallProbe
-from db.schema import read_facts, require
-from db.search_plan import SearchTuning, coarse_of
+from db.reembedding import read_reembedding
+from db.schema import SchemaFacts, read_facts, require
+from db.search_plan import SearchTuning
 from db.search_tuning import TuningState
 from db.stored_state import read_stored_state
-from db.user_sizes import UserSizes
+from db.wall import ACROSS_USERS
 from memory_service import __version__
-from memory_service.ann_settings import ann_policy, supports_ann
+from memory_service.access.admission import Admission
+from memory_service.access.assembly import anonymous, open_authenticator
+from memory_service.access.audit import Audit
+from memory_service.access.rate_limit import create_limiter
+from memory_service.admin_servicer import AdminServicer
+from memory_service.audit_queries import AuditQueries
+from memory_service.backfill_count import BackfillCount
+from memory_service.certificates import open_certificates
 from memory_service.config import Settings
-from memory_service.embedding import create_embedder
-from memory_service.embedding_chain import assemble
-from memory_service.embedding_queue import EmbeddingQueue, QueueOptions
 from memory_service.errors import to_status
 from memory_service.failures import CUT_OFF
-from memory_service.global_recall import GlobalRecall
 from memory_service.housekeeping import CacheBounds, Housekeeping
 from memory_service.import_streams import ImportStreams
-from memory_service.importing import Importing
+from memory_service.key_administration import KeyAdministration
 from memory_service.limits import limits_of
 from memory_service.metrics import Metrics
 from memory_service.metrics_listener import MetricsListener
 from memory_service.monitor import DatabaseMonitor
-from memory_service.provisioning import embedding_space
 from memory_service.ranking_request import RankingDefaults
-from memory_service.recall import Recall
-from memory_service.search_outcome import Outcome
-from memory_service.searching import Searching
 from memory_service.server import Addresses, Server
 from memory_service.server_info import ServerFacts
 from memory_service.servicer import MemoryServicer
+from memory_service.space_settings import SpaceSettings, choose
+from memory_service.stack import Surroundings, open_stack
 from memory_service.state_metrics import StateMetrics
-from memory_service.text_embeddings import TextEmbeddings
-from memory_service.vector_cache import CacheOptions
-from memory_service.writing import Writing
+from memory_service.succession import Succession
+from memory_service.user_administration import UserAdministration
 
 log = structlog.get_logger(__name__)
 
@@ -76,23 +72,39 @@ def run(
 
     Raises:
         AddressError: When a port cannot be bound.
+        CertificateError: When the TLS certificate cannot be used.
         DatabaseError: When the database cannot be reached or will not do.
-        ConfigurationError: When the embedder cannot be made.
+        ConfigurationError: When the embedder, or what checks tokens, cannot be made.
     """
     with ExitStack() as closing:
         metrics = Metrics(CollectorRegistry())
-        servicer = _open(settings, database_url, metrics, closing)
+        database = Database(database_url, _pool_options(settings))
+        closing.callback(database.close)
+        database.open()
+        admission = Admission(
+            authenticator=open_authenticator(settings, database, clock=utc_now, closing=closing),
+            limiter=create_limiter(settings),
+            audit=_open_audit(settings, database, metrics, closing),
+            anonymous=anonymous(settings),
+        )
+        servicer = _open(settings, database, database_url, metrics, closing)
         _serve_metrics(settings, metrics.registry, closing)
         server = Server(
             settings,
             servicer,
+            administration=_administration(settings, database),
             to_status=to_status,
             metrics=metrics.calls,
+            admission=admission,
+            certificates=open_certificates(settings, closing),
+            count_refusal=metrics.refusals.count,
             end_streams=servicer.end_streams,
             share_ports=share_ports,
         )
         closing.callback(server.close)
-        probe = Probe(database_url, revision=migrate.head())
+        for threads in (*server.bulkheads.all, servicer.import_threads):
+            metrics.load.watch(threads)
+        probe = Probe(database_url, revision=revisions.head())
         closing.callback(probe.close)
         monitor = DatabaseMonitor(
             probe.check, report=lambda up: server.health.report(serving=up), on_down=ensure_running
@@ -116,164 +128,102 @@ def _serve_metrics(settings: Settings, registry: CollectorRegistry, closing: Exi
     listener.start()
 
 
-def _open(settings: Settings, database_url: str, metrics: Metrics, closing: ExitStack) -> MemoryServicer:
+def _open_audit(settings: Settings, database: Database, metrics: Metrics, closing: ExitStack) -> Audit | None:
+    """Returns what writes the audit log; None where there is to be none."""
+    if settings.audit == "off":
+        return None
+    buffer = AuditBuffer(database, count=metrics.audit.count)
+    buffer.start()
+    closing.callback(buffer.close)
+    return Audit(buffer, level=settings.audit, clock=utc_now)
+
+
+def _administration(settings: Settings, database: Database) -> AdminServicer:
+    limits = limits_of(settings)
+    return AdminServicer(
+        users=UserAdministration(
+            database=database,
+            limits=limits,
+            clock=utc_now,
+            development=settings.environment == "development",
+        ),
+        keys=KeyAdministration(database=database, limits=limits, clock=utc_now),
+        audit=AuditQueries(database=database, limits=limits),
+        new_call=lambda timeout_s: database.call(timeout_s=timeout_s),
+    )
+
+
+def _open(
+    settings: Settings, database: Database, database_url: str, metrics: Metrics, closing: ExitStack
+) -> MemoryServicer:
     """Opens what the servicer works with; `closing` closes it, in reverse order."""
-    embedder = create_embedder(settings)
-    if embedder is not None:
-        embedder = assemble(embedder, settings, metrics.embeddings)
-        closing.callback(embedder.close)
-    database = Database(database_url, _pool_options(settings))
-    closing.callback(database.close)
-    database.open()
-    facts = _facts(settings, database)
     accesses = AccessBuffer(database, flush_interval_s=settings.access_flush_interval_s)
     accesses.start()
     closing.callback(accesses.close)
-    cache_ttl = timedelta(seconds=settings.embedding_cache_ttl_s)
     housekeeping = Housekeeping(
         database,
         clock=utc_now,
         interval_s=settings.purge_interval_s,
         cache=CacheBounds(
-            max_rows=settings.embedding_cache_max_rows, ttl=cache_ttl, on_evict=metrics.embeddings.cache_evicted
+            max_rows=settings.embedding_cache_max_rows,
+            ttl=timedelta(seconds=settings.embedding_cache_ttl_s),
+            on_evict=metrics.embeddings.cache_evicted,
         ),
+        audit_retention=timedelta(days=settings.audit_retention_days),
     )
     housekeeping.start()
     closing.callback(housekeeping.close)
-    ann = AnnRegistry(database)
-    ann.start()
-    closing.callback(ann.close)
-    rules = ann_policy(settings)
-    if supports_ann(settings):
-        maintenance = AnnMaintenance(
-            (settings.direct_database_url or SecretStr(database_url)).get_secret_value(),
-            rules,
-            interval_s=settings.ann_maintenance_interval_s,
-            build_memory_mb=settings.ann_build_memory_mb,
-        )
-        maintenance.start()
-        closing.callback(maintenance.close)
-    demand = AnnDemand(database, ann, policy=rules, clock=utc_now)
-    sizes = UserSizes(database, counted=demand.counted)
-    sizes.start()
-    closing.callback(sizes.close)
     tuning = TuningState(
         SearchTuning(ef_search=settings.ef_search, candidates_factor=settings.candidates_factor),
         target=settings.recall_target,
     )
-    recall_probe = RecallProbe(
-        database,
-        tuning,
-        metrics.searches,
-        coarse=coarse_of(settings.dimensions),
-        fraction=settings.recall_probe_fraction,
-        clock=utc_now,
+    backfill = BackfillCount(database)
+    closing.callback(backfill.close)
+    backfill.start()
+    metrics.registry.register(
+        StateMetrics(database=database, accesses=accesses, tuning=tuning, backfill=backfill.latest, clock=utc_now)
     )
-    recall_probe.start()
-    closing.callback(recall_probe.close)
-    metrics.registry.register(StateMetrics(database=database, accesses=accesses, tuning=tuning, clock=utc_now))
-    embeddings = (
-        TextEmbeddings(
-            embedder,
-            database,
-            utc_now,
-            cache=CacheOptions(
-                enabled=settings.embedding_cache_max_rows > 0,
-                ttl=cache_ttl,
-                on_look_up=metrics.embeddings.cache_looked_up,
-            ),
-        )
-        if embedder is not None
-        else None
-    )
-    queue = _embedding_queue(settings, database, embeddings, metrics)
-    if queue is not None:
-        queue.start()
-        closing.callback(queue.close)
-    wake_queue = queue.wake if queue is not None else lambda: None
     limits = limits_of(settings)
     ranking = RankingDefaults(preset=settings.ranking, dense_weight=settings.dense_weight)
-    imports = ImportStreams(settings.import_streams)
-    closing.callback(imports.close)
-
-    def new_call(timeout_s: float | None) -> Call:
-        return database.call(timeout_s=timeout_s)
-
-    def observe(user_id: str, outcome: Outcome) -> None:
-        metrics.searches.searched(outcome.plan, outcome.considered)
-        if outcome.dense is not None:
-            recall_probe.offer(user_id, *outcome.dense)
-
-    return MemoryServicer(
-        writing=Writing(
-            database=database,
-            embeddings=embeddings,
-            dimensions=settings.dimensions,
-            limits=limits,
-            clock=utc_now,
-            wake_queue=wake_queue,
-        ),
-        importing=Importing(
-            database=database,
-            embeddings=embeddings,
-            dimensions=settings.dimensions,
-            limits=limits,
-            clock=utc_now,
-            wake_queue=wake_queue,
-        ),
-        imports=imports,
-        searching=Searching(
-            database=database,
-            accesses=accesses,
-            embeddings=embeddings,
-            ann=ann,
-            sizes=sizes,
-            tuning=lambda: tuning.current,
-            observe=observe,
-            ranking=ranking,
-            dimensions=settings.dimensions,
-            limits=limits,
-            clock=utc_now,
-        ),
-        recall=Recall(
-            database=database,
-            accesses=accesses,
-            embeddings=embeddings,
-            dimensions=settings.dimensions,
-            limits=limits,
-            clock=utc_now,
-        ),
-        global_recall=GlobalRecall(
-            enabled=settings.global_search,
-            database=database,
-            embeddings=embeddings,
-            tuning=lambda: tuning.current,
-            dimensions=settings.dimensions,
-            limits=limits,
-        ),
-        facts=facts,
-        stored_state=lambda call: database.read(call, read_stored_state),
+    surroundings = Surroundings(
+        database=database,
+        database_url=database_url,
+        accesses=accesses,
+        tuning=tuning,
+        metrics=metrics,
         limits=limits,
         ranking=ranking,
-        new_call=new_call,
+        clock=utc_now,
+    )
+    facts = database.read(database.call(), read_facts, user_id=ACROSS_USERS)
+    stacks = Succession(database, lambda: open_stack(_space_settings(settings, database), surroundings))
+    closing.callback(stacks.close)
+    stacks.start()
+    imports = ImportStreams(settings.import_streams)
+    closing.callback(imports.close)
+    return MemoryServicer(
+        stacks=stacks,
+        imports=imports,
+        facts=_server_facts(facts),
+        stored_state=lambda call: database.read(call, read_stored_state, user_id=ACROSS_USERS),
+        backfill=backfill.latest,
+        limits=limits,
+        ranking=ranking,
     )
 
 
-def _embedding_queue(
-    settings: Settings, database: Database, embeddings: TextEmbeddings | None, metrics: Metrics
-) -> EmbeddingQueue | None:
-    """Returns what embeds what was stored with embed_async; None without an embedder."""
-    if embeddings is None:
-        return None
-    options = QueueOptions(
-        threads=settings.embedding_queue_threads,
-        poll_s=settings.embedding_queue_poll_s,
-        batch=settings.embedding_queue_batch,
-        lease_s=settings.embedding_queue_lease_s,
-        max_attempts=settings.embedding_queue_attempts,
-        first_delay_s=settings.embedding_queue_delay_s,
+def _space_settings(settings: Settings, database: Database) -> SpaceSettings:
+    """Returns the settings for the space that the database is in now.
+
+    Raises:
+        SchemaMismatch: When it is not the configured one, and no re-embedding put the database there.
+    """
+    facts, move = database.read(
+        database.call(), lambda conn: (read_facts(conn), read_reembedding(conn)), user_id=ACROSS_USERS
     )
-    return EmbeddingQueue(database, embeddings, options, clock=utc_now, count=metrics.embedding_queue.count)
+    chosen = choose(settings, facts.space, move)
+    require(facts, head=revisions.head(), space=chosen.space)
+    return chosen
 
 
 def utc_now() -> datetime:
@@ -289,18 +239,14 @@ def _pool_options(settings: Settings) -> PoolOptions:
         statement_timeout_s=settings.statement_timeout_s,
         slow_query_ms=settings.slow_query_ms,
         prepared_statements=settings.prepared_statements,
+        row_level_security=settings.row_level_security,
     )
 
 
-def _facts(settings: Settings, database: Database) -> ServerFacts:
-    facts = database.read(database.call(), read_facts)
-    require(facts, head=migrate.head(), space=embedding_space(settings))
+def _server_facts(facts: SchemaFacts) -> ServerFacts:
     return ServerFacts(
         version=__version__,
         schema_revision=facts.revision or "",
         postgres_version=facts.postgres_version,
         pgvector_version=facts.pgvector_version or "",
-        embedder=settings.embedder,
-        embedding_model=settings.model,
-        embedding_dimensions=settings.dimensions,
     )

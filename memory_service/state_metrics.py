@@ -15,8 +15,10 @@ from db.ann_catalog import IndexInfo, IndexState
 from db.embedding_queue_state import QueueCounts
 from db.errors import DatabaseError
 from db.pool import Database
+from db.reembedding import Phase, Progress, Reembedding
 from db.search_tuning import TuningState
 from db.stored_state import StoredState, read_stored_state
+from db.wall import ACROSS_USERS
 
 Kind = Literal["gauge", "counter"]
 
@@ -50,6 +52,8 @@ class StateMetrics(Collector):
     database: Database
     accesses: AccessBuffer
     tuning: TuningState
+    backfill: Callable[[], Progress | None] = lambda: None
+    """Returns how far a move to another embedding model is."""
     clock: Callable[[], datetime]
     """Returns the current time in UTC."""
 
@@ -74,6 +78,7 @@ class StateMetrics(Collector):
         stored = self._stored_state()
         yield _ann_indexes(None if stored is None else stored.indexes)
         yield from self._embedding_queue(None if stored is None else stored.queue)
+        yield self._reembedding(None if stored is None else stored.move)
 
     def _pool(self) -> Iterator[Metric]:
         statistics = self.database.statistics()
@@ -83,7 +88,9 @@ class StateMetrics(Collector):
 
     def _stored_state(self) -> StoredState | None:
         try:
-            return self.database.read(self.database.call(timeout_s=DATABASE_TIMEOUT_S), read_stored_state)
+            return self.database.read(
+                self.database.call(timeout_s=DATABASE_TIMEOUT_S), read_stored_state, user_id=ACROSS_USERS
+            )
         except DatabaseError:
             return None
 
@@ -102,6 +109,19 @@ class StateMetrics(Collector):
             "How long the oldest of those pending has waited, 0 where none is; NaN while the database does not answer.",
             value=float("nan") if counts is None else self._age_s(counts),
         )
+
+    def _reembedding(self, move: Reembedding | None) -> Metric:
+        metric = GaugeMetricFamily(
+            "memory_reembedding_memories",
+            "While the database moves to another embedding model, until the switch: memories that have an embedding of "
+            "it (fresh), that it refuses (refused), that are still to be embedded (missing). Counted now and then; NaN "
+            "without such a move.",
+            labels=["state"],
+        )
+        progress = self.backfill() if move is not None and move.phase is Phase.BACKFILL else None
+        for state in ("fresh", "refused", "missing"):
+            metric.add_metric([state], float("nan") if progress is None else getattr(progress, state))
+        return metric
 
     def _age_s(self, counts: QueueCounts) -> float:
         if counts.oldest_queued_at is None:

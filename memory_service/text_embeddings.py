@@ -49,14 +49,18 @@ class TextEmbeddings:
             EmbedderMisconfigured: When the provider refuses the configuration.
         """
         unique = list(dict.fromkeys(texts))
-        known = self._cache.find(unique, call) if self._cache is not None else {}
+        cache = self._cache
+        if cache is None:
+            vectors = self._ask(unique, texts, call) if unique else {}
+            return _normalized([vectors[text] for text in texts])
+        known = cache.find(unique, call)
         missing = [text for text in unique if text not in known]
-        fresh = self._ask(missing, texts, call) if missing else {}
-        known |= fresh
-        # Before they are remembered: a vector without direction would be found in the cache for ever.
-        embeddings = _normalized([known[text] for text in texts])
-        if self._cache is not None:
-            self._cache.remember(fresh, call)
+        with cache.asking(missing):
+            fresh = self._ask(missing, texts, call) if missing else {}
+            known |= fresh
+            # Before they are remembered: a vector without direction would be found in the cache for ever.
+            embeddings = _normalized([known[text] for text in texts])
+            cache.remember(fresh, call)
         return embeddings
 
     def _ask(self, missing: list[str], texts: Sequence[str], call: Call) -> Vectors:

@@ -37,6 +37,11 @@ def duration(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
+def minutes(seconds: float) -> str:
+    """Returns a time to come as minutes and seconds: 0:07, 12:30."""
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
+
+
 def printable(text: str) -> str:
     """Returns text as it is where a terminal can show it, quoted and escaped otherwise."""
     return text if text.isprintable() and text.strip() == text else repr(text)

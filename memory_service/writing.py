@@ -1,18 +1,22 @@
 """Storing and changing memories: InsertVector, BatchInsertVectors, UpdateVector, DeleteVector, RestoreVector."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 from db import delete, fetch, update
 from db.cancellation import Call
 from db.connection import Connection
+from db.duplicates import Duplicates
 from db.errors import MemoryNotFound
 from db.memory import Metadata, View
 from db.pool import Database
 from db.update import UNCHANGED, Changes, Unchanged
+from db.usage import Usage
 from memory_service import drafts, duplicates_request, mutations, replies, requests, storing
-from memory_service.drafts import TextToEmbed
+from memory_service.access.quotas import NO_QUOTAS, Quotas, Room
+from memory_service.drafts import Draft, TextToEmbed
 from memory_service.fields import FieldReader
 from memory_service.limits import Limits
 from memory_service.metadata import encoded_size
@@ -35,6 +39,7 @@ class Writing:
     """Returns the current time in UTC."""
     wake_queue: Callable[[], object] = lambda: None
     """Called once memories that wait for their embedding are stored."""
+    quotas: Quotas = NO_QUOTAS
 
     def _fields(self) -> FieldReader:
         return FieldReader(self.limits, self.dimensions, self.embeddings is not None, Violations())
@@ -53,14 +58,18 @@ class Writing:
         fields.violations.raise_if_any()
 
         def prepare() -> Callable[[Connection], pb.InsertVectorResponse]:
+            room = self._room(user_id, [draft], call, policy)
             [memory] = drafts.complete([draft], self.embeddings, call, now=now, embed_async=embed_async)
 
             def store(conn: Connection) -> pb.InsertVectorResponse:
-                return storing.one(conn, user_id, memory, policy, now=now, purge_at=self._purge_at(now))
+                with room.enforced(conn, now=now):
+                    return storing.one(conn, user_id, memory, policy, now=now, purge_at=self._purge_at(now))
 
             return store
 
-        reply = mutations.run(self.database, call, key, prepare=prepare, reply=pb.InsertVectorResponse, now=now)
+        reply = mutations.run(
+            self.database, call, key, user_id=user_id, prepare=prepare, reply=pb.InsertVectorResponse, now=now
+        )
         if embed_async:
             self.wake_queue()
         return reply
@@ -82,17 +91,26 @@ class Writing:
         fields.violations.raise_if_any()
 
         def prepare() -> Callable[[Connection], pb.BatchInsertVectorsResponse]:
+            room = self._room(user_id, batch, call, policy)
             memories = drafts.complete(batch, self.embeddings, call, now=now, embed_async=embed_async)
 
             def store(conn: Connection) -> pb.BatchInsertVectorsResponse:
-                return storing.batch(conn, user_id, memories, policy, now=now, purge_at=self._purge_at(now))
+                with room.enforced(conn, now=now):
+                    return storing.batch(conn, user_id, memories, policy, now=now, purge_at=self._purge_at(now))
 
             return store
 
-        reply = mutations.run(self.database, call, key, prepare=prepare, reply=pb.BatchInsertVectorsResponse, now=now)
+        reply = mutations.run(
+            self.database, call, key, user_id=user_id, prepare=prepare, reply=pb.BatchInsertVectorsResponse, now=now
+        )
         if embed_async:
             self.wake_queue()
         return reply
+
+    def _room(self, user_id: str, memories: Sequence[Draft], call: Call, policy: Duplicates | None) -> Room:
+        # A policy may leave memories out.
+        adding = partial(drafts.usage_of, memories, self.dimensions)
+        return self.quotas.expect(user_id, adding, call, certain=policy is None)
 
     def update(self, request: pb.UpdateVectorRequest, call: Call) -> pb.UpdateVectorResponse:
         """Changes the fields that the mask names."""
@@ -104,23 +122,30 @@ class Writing:
         fields.violations.raise_if_any()
 
         def prepare() -> Callable[[Connection], pb.UpdateVectorResponse]:
+            # It may as well make the memory smaller.
+            room = self.quotas.expect(user_id, lambda: Usage(bytes=request.ByteSize()), call, certain=False)
             changes = draft.changes
             if draft.content_changes or draft.embed_anew:
-                stored = self.database.read(call, lambda conn: fetch.fetch(conn, user_id, memory_id, view=View.BASIC))
+                stored = self.database.read(
+                    call, lambda conn: fetch.fetch(conn, user_id, memory_id, view=View.BASIC), user_id=user_id
+                )
                 # Checked again in the transaction, where it counts; here it saves embedding in vain.
                 fetch.require_etag(stored, request.etag)
                 update.require_live(stored)
                 changes = self._with_embedding(draft, stored.content or "", call)
 
             def change(conn: Connection) -> pb.UpdateVectorResponse:
-                after = update.update(
-                    conn, user_id, memory_id, changes, etag=request.etag, now=now, check_metadata=self._check_merged
-                )
+                with room.enforced(conn, now=now):
+                    after = update.update(
+                        conn, user_id, memory_id, changes, etag=request.etag, now=now, check_metadata=self._check_merged
+                    )
                 return pb.UpdateVectorResponse(memory=replies.memory(after))
 
             return change
 
-        return mutations.run(self.database, call, key, prepare=prepare, reply=pb.UpdateVectorResponse, now=now)
+        return mutations.run(
+            self.database, call, key, user_id=user_id, prepare=prepare, reply=pb.UpdateVectorResponse, now=now
+        )
 
     def _with_embedding(self, draft: UpdateDraft, stored_content: str, call: Call) -> Changes:
         """Embeds the content there will be, or leaves content and embedding alone where it stays the same."""
@@ -167,7 +192,9 @@ class Writing:
                 raise
             return pb.DeleteVectorResponse(memory=replies.memory(gone))
 
-        return mutations.run(self.database, call, key, prepare=lambda: change, reply=pb.DeleteVectorResponse, now=now)
+        return mutations.run(
+            self.database, call, key, user_id=user_id, prepare=lambda: change, reply=pb.DeleteVectorResponse, now=now
+        )
 
     def restore(self, request: pb.RestoreVectorRequest, call: Call) -> pb.RestoreVectorResponse:
         """Brings a soft-deleted memory back."""
@@ -181,4 +208,6 @@ class Writing:
             restored = delete.restore(conn, user_id, memory_id, etag=request.etag, now=now)
             return pb.RestoreVectorResponse(memory=replies.memory(restored))
 
-        return mutations.run(self.database, call, key, prepare=lambda: change, reply=pb.RestoreVectorResponse, now=now)
+        return mutations.run(
+            self.database, call, key, user_id=user_id, prepare=lambda: change, reply=pb.RestoreVectorResponse, now=now
+        )

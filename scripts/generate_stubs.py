@@ -10,16 +10,11 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTO = "memory_service/v1/memory.proto"
-# Reflection serves this: unlike the descriptor in memory_pb2.py it keeps the comments of the .proto.
+PROTOS = ("memory_service/v1/memory.proto", "memory_service/v1/admin.proto")
+# Reflection serves this: unlike the descriptors in the stubs it keeps the comments of the .proto files.
 DESCRIPTORS = "memory_service/v1/memory.protoset"
-GENERATED = (
-    "memory_service/v1/memory_pb2.py",
-    "memory_service/v1/memory_pb2.pyi",
-    "memory_service/v1/memory_pb2_grpc.py",
-    "memory_service/v1/memory_pb2_grpc.pyi",
-    DESCRIPTORS,
-)
+SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
+GENERATED = (*(proto.removesuffix(".proto") + suffix for proto in PROTOS for suffix in SUFFIXES), DESCRIPTORS)
 
 
 def generate(out: Path) -> None:
@@ -40,7 +35,7 @@ def generate(out: Path) -> None:
             f"--descriptor_set_out={out / DESCRIPTORS}",
             "--include_imports",
             "--include_source_info",
-            PROTO,
+            *PROTOS,
         ]
     )
     if status != 0:

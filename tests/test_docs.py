@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.json_format import ParseDict
 
-from memory_service.config import Settings, variables
+from memory_service.config import CLIENT_VARIABLES, Settings, variables
 from memory_service.v1 import memory_pb2 as pb
 from scripts.generate_docs import README, ROOT, TABLES, fill
 
@@ -114,7 +114,7 @@ def test_modules_of_the_architecture_exist() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_named_variables_are_settings(document: Path) -> None:
-    settings = {variable for name in Settings.model_fields for variable in variables(name)}
+    settings = CLIENT_VARIABLES | {variable for name in Settings.model_fields for variable in variables(name)}
     reasons = {name.removeprefix("ERROR_REASON_") for name in pb.ErrorReason.keys()}  # noqa: SIM118 - no mapping
     assert set(re.findall(r"MEMORY_[A-Z][A-Z_]*[A-Z]", code_of(document))) <= settings | reasons
 

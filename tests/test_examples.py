@@ -44,6 +44,7 @@ def blocks_of_readme(language: str) -> list[str]:
     return re.findall(rf"^ *```{language}\n(.*?)^ *```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.long
 def test_demo_stores_searches_and_keeps_users_apart() -> None:
     # As root, PostgreSQL runs as another user, who cannot pass through pytest's own temporary folders.
     with tempfile.TemporaryDirectory(prefix="memory-test-") as folder:

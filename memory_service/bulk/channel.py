@@ -7,6 +7,7 @@ import grpc
 
 from memory_service.bulk.call_failure import failure_of
 from memory_service.bulk.errors import TransferError
+from memory_service.bulk.target import Target, with_credentials
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 
@@ -24,16 +25,23 @@ OPTIONS = (
 
 
 @contextmanager
-def connect(address: str) -> Iterator[tuple[MemoryServiceStub, pb.GetServerInfoResponse]]:
-    """Yields a stub of the service at `address`, and what it says about itself.
+def connect(target: Target) -> Iterator[tuple[MemoryServiceStub, pb.GetServerInfoResponse]]:
+    """Yields a stub of the service, and what it says about itself.
 
     Raises:
         TransferError: When it cannot be reached. Once it was, a transfer tries again by itself.
     """
-    with grpc.insecure_channel(address, options=OPTIONS) as channel:
-        stub = MemoryServiceStub(channel)
+    with _open(target) as channel:
+        stub = MemoryServiceStub(with_credentials(channel, target))
         try:
             info = stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=FIRST_CALL_TIMEOUT_S)
         except grpc.RpcError as error:
-            raise TransferError(f"cannot reach the service at {address}: {failure_of(error)}") from None
+            raise TransferError(f"cannot reach the service at {target.address}: {failure_of(error)}") from None
         yield stub, info
+
+
+def _open(target: Target) -> grpc.Channel:
+    credentials = target.channel_credentials()
+    if credentials is None:
+        return grpc.insecure_channel(target.address, options=OPTIONS)
+    return grpc.secure_channel(target.address, credentials, options=OPTIONS)

@@ -36,6 +36,7 @@ class Chunking:
     """False: the server makes new ids."""
     duplicates: pb.Duplicates | None = None
     """None: they are allowed."""
+    embed_async: bool = False
     left_out: int = 0
     """Records of deleted memories met so far: they are not brought back to life."""
 
@@ -70,6 +71,10 @@ class Chunking:
 
     def _new(self, number: int) -> Chunk:
         request = pb.ImportVectorsRequest(
-            user_id=self.user_id, import_id=self.import_id, chunk=number, duplicates=self.duplicates
+            user_id=self.user_id,
+            import_id=self.import_id,
+            chunk=number,
+            duplicates=self.duplicates,
+            embed_async=self.embed_async,
         )
         return Chunk(request)

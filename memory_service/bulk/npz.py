@@ -12,7 +12,7 @@ from memory_service.bulk.errors import BadRecord, TransferError, UnreadableFile
 from memory_service.bulk.records import COLUMNS, Record, Row, Source, from_row, to_row
 from memory_service.v1 import memory_pb2 as pb
 
-TEXTS = ("id", "conversation_id", "content", "summary", "metadata")
+TEXTS = ("id", "conversation_id", "content", "summary", "metadata", "language")
 TIMES = ("created_at", "deleted_at")
 
 # NumPy gives every text of an array the room of the longest one, 4 bytes a character.

@@ -15,7 +15,7 @@ from memory_service.v1 import memory_pb2 as pb
 READ_ROWS = 1_000
 WRITE_ROWS = 1_000
 
-TEXTS = ("id", "conversation_id", "content", "summary", "metadata")
+TEXTS = ("id", "conversation_id", "content", "summary", "metadata", "language")
 TIMES = ("created_at", "deleted_at")
 
 

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from memory_service.text_table import minutes
+
 REDRAW_S = 0.1
 CLEAR = "\r\x1b[K"
 
@@ -55,5 +57,4 @@ class Progress:
         if not self.total or not position:
             return done
         share = min(1.0, position / self.total)
-        left_s = round(elapsed_s * (1 - share) / share)
-        return f"{share:4.0%}  {done}, {left_s // 60}:{left_s % 60:02d} left"
+        return f"{share:4.0%}  {done}, {minutes(elapsed_s * (1 - share) / share)} left"

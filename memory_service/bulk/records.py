@@ -22,6 +22,7 @@ COLUMNS = (
     "embedding",
     "importance",
     "created_at",
+    "language",
     "deleted_at",
 )
 """Names of the columns of Parquet files and of the arrays of NumPy files."""
@@ -68,8 +69,9 @@ class Row:
     importance: int | None = None
     created_at: int | None = None
     """Microseconds since 1970."""
+    language: str | None = None
     deleted_at: int | None = None
-    """Likewise."""
+    """As created_at."""
 
 
 def from_row(row: Row) -> pb.NewMemory:
@@ -84,6 +86,7 @@ def from_row(row: Row) -> pb.NewMemory:
         content=row.content or "",
         summary=row.summary or "",
         importance=row.importance,
+        language=row.language or "",
     )
     if row.metadata:
         json_format.ParseDict(_object(row.metadata), memory.metadata)
@@ -107,6 +110,7 @@ def to_row(memory: pb.Memory) -> Row:
         embedding=np.frombuffer(memory.embedding.f32_le, "<f4") if memory.HasField("embedding") else None,
         importance=memory.importance,
         created_at=microseconds(memory.created_at),
+        language=memory.language or None,
         deleted_at=microseconds(memory.deleted_at) if memory.HasField("deleted_at") else None,
     )
 
@@ -135,6 +139,7 @@ def to_new_memory(memory: pb.Memory) -> pb.NewMemory:
         summary=memory.summary,
         importance=memory.importance,
         created_at=memory.created_at,
+        language=memory.language,
     )
     if memory.HasField("metadata"):
         new.metadata.CopyFrom(memory.metadata)

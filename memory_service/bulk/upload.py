@@ -126,8 +126,8 @@ class Upload:
         """Raises BadRecord where the server names a memory, by its place in the file."""
         if failure.reason == "REQUEST_ID_REUSED":
             raise TransferError(
-                "an import of this id has other memories there: another --chunk-size, --keep-ids or file. "
-                "Repeat the command as it was, or give another --import-id to store everything anew"
+                "an import of this id has other memories there: another --chunk-size, --keep-ids, --embed-async or "
+                "file. Repeat the command as it was, or give another --import-id to store everything anew"
             )
         number = failure.facts.get("chunk", "")
         for chunk in self._unacknowledged:

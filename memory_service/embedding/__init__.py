@@ -10,6 +10,7 @@ In front of a provider whose calls cost something (memory_service/embedding_chai
 single_flight.py       a text wanted by several callers is asked for once
 micro_batching.py      texts of callers that wait at the same time share a request
 circuit_breaker.py     a provider that keeps failing is left alone for a while
+layer.py               what these have in common
 """
 
 from collections.abc import Iterator, Sequence

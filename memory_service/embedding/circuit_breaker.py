@@ -21,6 +21,7 @@ from memory_service.embedding.errors import (
     EmbedderUnavailable,
     RequestGivenUp,
 )
+from memory_service.embedding.layer import Layer
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +58,7 @@ class BreakerOptions:
     longest_cool_down_s: float
 
 
-class CircuitBreaker:
+class CircuitBreaker(Layer[Embedder]):
     """An Embedder that hands requests to another one, but lets them fail at once while that one keeps failing.
 
     An EmbedderUnavailable is a failure. Any answer ends the row of failures, also EmbedderMisconfigured: it comes fast,
@@ -85,7 +86,7 @@ class CircuitBreaker:
             on_refusal: Called for each request that fails without being made.
             clock: Returns seconds.
         """
-        self._embedder = embedder
+        super().__init__(embedder)
         self._options = options
         self._on_state = on_state
         self._on_refusal = on_refusal
@@ -101,21 +102,6 @@ class CircuitBreaker:
         self._cool_down_s = options.cool_down_s
         self._open_until = 0.0
 
-    @property
-    def model(self) -> str:
-        """See Embedder."""
-        return self._embedder.model
-
-    @property
-    def dimensions(self) -> int:
-        """See Embedder."""
-        return self._embedder.dimensions
-
-    @property
-    def cacheable(self) -> bool:
-        """See Embedder."""
-        return self._embedder.cacheable
-
     def embed(
         self, texts: Sequence[str], *, timeout_s: float, cancellation: Cancellation | None = None
     ) -> NDArray[np.float32]:
@@ -123,7 +109,7 @@ class CircuitBreaker:
         epoch = self._enter()
         started_at = self._clock()
         try:
-            vectors = self._embedder.embed(texts, timeout_s=timeout_s, cancellation=cancellation)
+            vectors = self._inner.embed(texts, timeout_s=timeout_s, cancellation=cancellation)
         except EmbedderUnavailable as error:
             if isinstance(error, RequestGivenUp) and self._clock() - started_at < PATIENCE_S:
                 self._learnt_nothing(epoch)
@@ -138,10 +124,6 @@ class CircuitBreaker:
             raise
         self._answered(epoch)
         return vectors
-
-    def close(self) -> None:
-        """See Embedder."""
-        self._embedder.close()
 
     def _enter(self) -> int:
         """Returns the epoch of a request that may be made."""

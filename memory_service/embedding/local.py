@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_service.config import DEFAULT_MODELS
 from memory_service.embedding.batches import batches
 from memory_service.embedding.blank import refuse_blank
 from memory_service.embedding.cancellation import Cancellation
 from memory_service.embedding.errors import EmbedderUnavailable
+from memory_service.settings.embedding import DEFAULT_MODELS
 
 MODEL = DEFAULT_MODELS["local"][0]
 DIMENSIONS = 256

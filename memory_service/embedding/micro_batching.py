@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from memory_service.embedding import Embedder
 from memory_service.embedding.errors import EmbedderMisconfigured, EmbedderUnavailable, TextNotEmbeddable
+from memory_service.embedding.layer import Layer
 
 Vector = NDArray[np.float32]
 Answer = Future[Vector]
@@ -31,7 +32,7 @@ class _Wanted:
         return len(self.text.encode())
 
 
-class MicroBatching:
+class MicroBatching(Layer[Embedder]):
     """Answers each text with a future, and asks an embedder for many of them at a time where many are waiting.
 
     A text goes at once while fewer than `concurrent_requests` are under way, so an idle embedder costs nobody a wait.
@@ -64,7 +65,7 @@ class MicroBatching:
             timeout_s: How long the embedder has for a request.
             on_request: Told the number of texts of each request.
         """
-        self._embedder = embedder
+        super().__init__(embedder)
         self._concurrent_requests = concurrent_requests
         self._max_texts = max_texts
         self._max_bytes = max_bytes
@@ -77,16 +78,6 @@ class MicroBatching:
         self._under_way = 0
         self._closed = False
         self._threads = ThreadPoolExecutor(concurrent_requests, thread_name_prefix="embedding-request")
-
-    @property
-    def model(self) -> str:
-        """The embedder's model."""
-        return self._embedder.model
-
-    @property
-    def dimensions(self) -> int:
-        """The length of the vectors."""
-        return self._embedder.dimensions
 
     @property
     def waiting(self) -> int:
@@ -123,7 +114,7 @@ class MicroBatching:
             left = [one for texts in self._waiting for one in texts]
             self._waiting.clear()
         _fail(left, _closed())
-        self._embedder.close()
+        super().close()
         self._threads.shutdown()
 
     def _work(self, request: list[_Wanted]) -> None:
@@ -180,7 +171,7 @@ class MicroBatching:
     def _ask(self, asked: list[_Wanted]) -> list[tuple[_Wanted, Vector]]:
         self._on_request(len(asked))
         texts = [one.text for one in asked]
-        vectors = self._embedder.embed(texts, timeout_s=self._timeout_s, cancellation=_Abandonment(asked))
+        vectors = self._inner.embed(texts, timeout_s=self._timeout_s, cancellation=_Abandonment(asked))
         return list(zip(asked, vectors, strict=True))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from memory_service.embedding.cancellation import Cancellation
 from memory_service.embedding.errors import EmbedderUnavailable, RequestGivenUp, TextNotEmbeddable
+from memory_service.embedding.layer import Layer
 from memory_service.embedding.micro_batching import Answer, MicroBatching
 
 _RETRY_AFTER_S = 1.0
@@ -25,7 +26,7 @@ class _Flight:
     """How many wait for it; the last one to leave cancels it."""
 
 
-class SingleFlight:
+class SingleFlight(Layer[MicroBatching]):
     """An Embedder whose callers share the answer to a text that is asked for already.
 
     No caller leads: each waits until its own deadline or cancellation, and takes nothing from the others by leaving.
@@ -36,25 +37,10 @@ class SingleFlight:
 
     def __init__(self, batching: MicroBatching, *, on_shared: Callable[[int], object] = lambda _: None) -> None:
         """Asks through `batching`, closed together with this object; `on_shared` is told how many texts were shared."""
-        self._batching = batching
+        super().__init__(batching)
         self._on_shared = on_shared
         self._lock = threading.Lock()
         self._flights: dict[str, _Flight] = {}
-
-    @property
-    def model(self) -> str:
-        """See Embedder."""
-        return self._batching.model
-
-    @property
-    def dimensions(self) -> int:
-        """See Embedder."""
-        return self._batching.dimensions
-
-    @property
-    def cacheable(self) -> bool:
-        """True: who shares answers finds them costly."""
-        return True
 
     def embed(
         self, texts: Sequence[str], *, timeout_s: float, cancellation: Cancellation | None = None
@@ -77,10 +63,6 @@ class SingleFlight:
         finally:
             self._leave(flights)
 
-    def close(self) -> None:
-        """Closes what it asks; callers that wait get EmbedderUnavailable."""
-        self._batching.close()
-
     def _board(self, texts: Sequence[str]) -> dict[str, _Flight]:
         """Returns the flight of each text, those of new ones begun; `_leave` has to follow."""
         with self._lock:
@@ -88,7 +70,7 @@ class SingleFlight:
             shared = {text: self._flights[text] for text in texts if self._is_under_way(text)}
             new = [text for text in dict.fromkeys(texts) if text not in shared]
             begun = {
-                text: _Flight(answer, callers=0) for text, answer in zip(new, self._batching.submit(new), strict=True)
+                text: _Flight(answer, callers=0) for text, answer in zip(new, self._inner.submit(new), strict=True)
             }
             self._flights |= begun
             flights = shared | begun

@@ -180,7 +180,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 14
     """CANCELLED: the caller cancelled. Its query was cancelled."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 15
-    """RESOURCE_EXHAUSTED: all database connections are busy; see RetryInfo."""
+    """RESOURCE_EXHAUSTED: all threads or database connections for such calls are busy; see RetryInfo.
+    ErrorInfo.metadata.limit names the setting where there is one.
+    """
     ERROR_REASON_REPLY_TOO_LARGE: _ErrorReason.ValueType  # 16
     """RESOURCE_EXHAUSTED: the reply would exceed max_reply_bytes; ask for fewer results or a smaller view."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 17
@@ -201,6 +203,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: SearchAllUsers on a server without MEMORY_GLOBAL_SEARCH=on."""
     ERROR_REASON_EMBEDDING_PENDING: _ErrorReason.ValueType  # 24
     """FAILED_PRECONDITION: the memory to search from has no embedding yet; see its embedding_state."""
+    ERROR_REASON_EMBEDDING_SPACE_CHANGED: _ErrorReason.ValueType  # 25
+    """UNAVAILABLE: the database moved to another embedding model during the call; see RetryInfo."""
+    ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 26
+    """UNAUTHENTICATED: the call brings no API key or token, and this server wants one."""
+    ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 27
+    """UNAUTHENTICATED: the API key or token is unknown, expired or revoked."""
+    ERROR_REASON_ROLE_INSUFFICIENT: _ErrorReason.ValueType  # 28
+    """PERMISSION_DENIED: the caller's role may not call this method; ErrorInfo.metadata names the role it needs."""
+    ERROR_REASON_USER_NOT_ALLOWED: _ErrorReason.ValueType  # 29
+    """PERMISSION_DENIED: the caller's key or token is not for this user_id."""
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 30
+    """RESOURCE_EXHAUSTED: a rate limit; ErrorInfo.metadata names the limit, and see RetryInfo."""
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 31
+    """RESOURCE_EXHAUSTED: the user has as many memories or bytes as it may; ErrorInfo.metadata names the quota."""
+    ERROR_REASON_TOKEN_KEYS_UNAVAILABLE: _ErrorReason.ValueType  # 32
+    """UNAVAILABLE: a token cannot be checked, because its issuer's keys cannot be fetched; see RetryInfo."""
+    ERROR_REASON_DEVELOPMENT_ONLY: _ErrorReason.ValueType  # 33
+    """FAILED_PRECONDITION: ClearDatabase on a server without MEMORY_ENVIRONMENT=development."""
+    ERROR_REASON_API_KEY_NOT_FOUND: _ErrorReason.ValueType  # 34
+    """NOT_FOUND: there is no API key of this id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. google.rpc.ErrorInfo.reason holds the name without "ERROR_REASON_"."""
@@ -236,7 +258,9 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 13
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 14
 """CANCELLED: the caller cancelled. Its query was cancelled."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 15
-"""RESOURCE_EXHAUSTED: all database connections are busy; see RetryInfo."""
+"""RESOURCE_EXHAUSTED: all threads or database connections for such calls are busy; see RetryInfo.
+ErrorInfo.metadata.limit names the setting where there is one.
+"""
 ERROR_REASON_REPLY_TOO_LARGE: ErrorReason.ValueType  # 16
 """RESOURCE_EXHAUSTED: the reply would exceed max_reply_bytes; ask for fewer results or a smaller view."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 17
@@ -257,6 +281,26 @@ ERROR_REASON_GLOBAL_SEARCH_DISABLED: ErrorReason.ValueType  # 23
 """FAILED_PRECONDITION: SearchAllUsers on a server without MEMORY_GLOBAL_SEARCH=on."""
 ERROR_REASON_EMBEDDING_PENDING: ErrorReason.ValueType  # 24
 """FAILED_PRECONDITION: the memory to search from has no embedding yet; see its embedding_state."""
+ERROR_REASON_EMBEDDING_SPACE_CHANGED: ErrorReason.ValueType  # 25
+"""UNAVAILABLE: the database moved to another embedding model during the call; see RetryInfo."""
+ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 26
+"""UNAUTHENTICATED: the call brings no API key or token, and this server wants one."""
+ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 27
+"""UNAUTHENTICATED: the API key or token is unknown, expired or revoked."""
+ERROR_REASON_ROLE_INSUFFICIENT: ErrorReason.ValueType  # 28
+"""PERMISSION_DENIED: the caller's role may not call this method; ErrorInfo.metadata names the role it needs."""
+ERROR_REASON_USER_NOT_ALLOWED: ErrorReason.ValueType  # 29
+"""PERMISSION_DENIED: the caller's key or token is not for this user_id."""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 30
+"""RESOURCE_EXHAUSTED: a rate limit; ErrorInfo.metadata names the limit, and see RetryInfo."""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 31
+"""RESOURCE_EXHAUSTED: the user has as many memories or bytes as it may; ErrorInfo.metadata names the quota."""
+ERROR_REASON_TOKEN_KEYS_UNAVAILABLE: ErrorReason.ValueType  # 32
+"""UNAVAILABLE: a token cannot be checked, because its issuer's keys cannot be fetched; see RetryInfo."""
+ERROR_REASON_DEVELOPMENT_ONLY: ErrorReason.ValueType  # 33
+"""FAILED_PRECONDITION: ClearDatabase on a server without MEMORY_ENVIRONMENT=development."""
+ERROR_REASON_API_KEY_NOT_FOUND: ErrorReason.ValueType  # 34
+"""NOT_FOUND: there is no API key of this id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 class _EmbeddingState:
@@ -522,6 +566,30 @@ SEARCH_PLAN_ANN: SearchPlan.ValueType  # 3
 SEARCH_PLAN_LEXICAL: SearchPlan.ValueType  # 4
 """No embeddings were compared: the index of words was read."""
 Global___SearchPlan: _TypeAlias = SearchPlan  # noqa: Y015
+
+class _ReembeddingPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReembeddingPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReembeddingPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REEMBEDDING_PHASE_UNSPECIFIED: _ReembeddingPhase.ValueType  # 0
+    """Never sent."""
+    REEMBEDDING_PHASE_BACKFILL: _ReembeddingPhase.ValueType  # 1
+    """Memories are embedded anew. Searches use the former model."""
+    REEMBEDDING_PHASE_SWITCHED: _ReembeddingPhase.ValueType  # 2
+    """Searches use the new model. The former embeddings are kept, so that the operator can switch back."""
+
+class ReembeddingPhase(_ReembeddingPhase, metaclass=_ReembeddingPhaseEnumTypeWrapper):
+    """How far a move to another embedding model is ("memory-service reembed")."""
+
+REEMBEDDING_PHASE_UNSPECIFIED: ReembeddingPhase.ValueType  # 0
+"""Never sent."""
+REEMBEDDING_PHASE_BACKFILL: ReembeddingPhase.ValueType  # 1
+"""Memories are embedded anew. Searches use the former model."""
+REEMBEDDING_PHASE_SWITCHED: ReembeddingPhase.ValueType  # 2
+"""Searches use the new model. The former embeddings are kept, so that the operator can switch back."""
+Global___ReembeddingPhase: _TypeAlias = ReembeddingPhase  # noqa: Y015
 
 class _AnnIndexState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -2706,6 +2774,7 @@ class GetServerInfoResponse(_message.Message):
     DEFAULT_RANKING_FIELD_NUMBER: _builtins.int
     DEFAULT_DENSE_WEIGHT_FIELD_NUMBER: _builtins.int
     EMBEDDING_QUEUE_FIELD_NUMBER: _builtins.int
+    REEMBEDDING_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version of this service."""
     schema_revision: _builtins.str
@@ -2746,6 +2815,10 @@ class GetServerInfoResponse(_message.Message):
     def embedding_queue(self) -> Global___EmbeddingQueue:
         """Memories waiting for their embedding."""
 
+    @_builtins.property
+    def reembedding(self) -> Global___Reembedding:
+        """The move to another embedding model that is under way; unset where none is, and while the database is out of reach."""
+
     def __init__(
         self,
         *,
@@ -2763,14 +2836,72 @@ class GetServerInfoResponse(_message.Message):
         default_ranking: Global___Ranking | None = ...,
         default_dense_weight: _builtins.float = ...,
         embedding_queue: Global___EmbeddingQueue | None = ...,
+        reembedding: Global___Reembedding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["default_ranking", b"default_ranking", "embedding_queue", b"embedding_queue", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_ranking", b"default_ranking", "embedding_queue", b"embedding_queue", "limits", b"limits", "reembedding", b"reembedding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ann_indexes", b"ann_indexes", "default_dense_weight", b"default_dense_weight", "default_language", b"default_language", "default_ranking", b"default_ranking", "embedder", b"embedder", "embedding_dimensions", b"embedding_dimensions", "embedding_model", b"embedding_model", "embedding_queue", b"embedding_queue", "languages", b"languages", "limits", b"limits", "pgvector_version", b"pgvector_version", "postgres_version", b"postgres_version", "schema_revision", b"schema_revision", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ann_indexes", b"ann_indexes", "default_dense_weight", b"default_dense_weight", "default_language", b"default_language", "default_ranking", b"default_ranking", "embedder", b"embedder", "embedding_dimensions", b"embedding_dimensions", "embedding_model", b"embedding_model", "embedding_queue", b"embedding_queue", "languages", b"languages", "limits", b"limits", "pgvector_version", b"pgvector_version", "postgres_version", b"postgres_version", "reembedding", b"reembedding", "schema_revision", b"schema_revision", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
+
+@_typing.final
+class Reembedding(_message.Message):
+    """A move of the whole database to another embedding model. When it switches, the dimensions every embedding must have
+    may change, during a stream too: callers that send embeddings have to follow.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_MODEL_FIELD_NUMBER: _builtins.int
+    TARGET_DIMENSIONS_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
+    FRESH_COUNT_FIELD_NUMBER: _builtins.int
+    REFUSED_COUNT_FIELD_NUMBER: _builtins.int
+    target_model: _builtins.str
+    """The model it moves to."""
+    target_dimensions: _builtins.int
+    """The dimensions of that model's embeddings."""
+    phase: Global___ReembeddingPhase.ValueType
+    """How far it is."""
+    total_count: _builtins.int
+    """How many memories there are to embed, of all users, soft-deleted ones included. This and what follows is set in
+    BACKFILL, and counted now and then: unset until the first count after somebody has asked.
+    """
+    fresh_count: _builtins.int
+    """How many of them have an embedding of the new model, of their present content."""
+    refused_count: _builtins.int
+    """How many the new model refuses to embed, or have nothing to embed."""
+    def __init__(
+        self,
+        *,
+        target_model: _builtins.str = ...,
+        target_dimensions: _builtins.int = ...,
+        phase: Global___ReembeddingPhase.ValueType = ...,
+        total_count: _builtins.int | None = ...,
+        fresh_count: _builtins.int | None = ...,
+        refused_count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fresh_count", b"_fresh_count", "_refused_count", b"_refused_count", "_total_count", b"_total_count", "fresh_count", b"fresh_count", "refused_count", b"refused_count", "total_count", b"total_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fresh_count", b"_fresh_count", "_refused_count", b"_refused_count", "_total_count", b"_total_count", "fresh_count", b"fresh_count", "phase", b"phase", "refused_count", b"refused_count", "target_dimensions", b"target_dimensions", "target_model", b"target_model", "total_count", b"total_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fresh_count: _TypeAlias = _typing.Literal["fresh_count"]  # noqa: Y015
+    _WhichOneofArgType__fresh_count: _TypeAlias = _typing.Literal["_fresh_count", b"_fresh_count"]  # noqa: Y015
+    _WhichOneofReturnType__refused_count: _TypeAlias = _typing.Literal["refused_count"]  # noqa: Y015
+    _WhichOneofArgType__refused_count: _TypeAlias = _typing.Literal["_refused_count", b"_refused_count"]  # noqa: Y015
+    _WhichOneofReturnType__total_count: _TypeAlias = _typing.Literal["total_count"]  # noqa: Y015
+    _WhichOneofArgType__total_count: _TypeAlias = _typing.Literal["_total_count", b"_total_count"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fresh_count) -> _WhichOneofReturnType__fresh_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refused_count) -> _WhichOneofReturnType__refused_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_count) -> _WhichOneofReturnType__total_count | None: ...
+
+Global___Reembedding: _TypeAlias = Reembedding  # noqa: Y015
 
 @_typing.final
 class EmbeddingQueue(_message.Message):

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 import memory_service
+from memory_service.v1 import admin_pb2
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 from tests.api.bad_requests import nested
@@ -160,3 +161,12 @@ def test_every_rpc_about_memories_names_its_user() -> None:
     for method in SERVICE.methods:
         if method.name not in {"GetServerInfo", "SearchAllUsers"}:
             assert method.input_type.fields_by_name["user_id"].number == 1
+
+
+def test_the_names_of_the_admin_rpcs_stay() -> None:
+    service = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
+
+    assert service.full_name == "memory_service.v1.AdminService"
+    assert {"EraseUser", "PurgeExpired", "ListUsers", "ClearDatabase"} <= set(service.methods_by_name)
+    assert {"CreateApiKey", "ListApiKeys", "RevokeApiKey", "QueryAuditLog"} <= set(service.methods_by_name)
+    assert not [method for method in service.methods if method.client_streaming or method.server_streaming]

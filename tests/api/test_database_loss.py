@@ -90,7 +90,7 @@ def test_while_the_database_is_down_calls_are_unavailable_and_then_served_again(
 
     with EmbeddedPostgres.start(data_dir, settings=FAST):
         eventually(lambda: server.health() == "SERVING")
-        # The pool's next attempt to connect comes up to 8 s after the last one that failed.
+        # The pool's next attempt to connect comes a second after the last one that failed.
         eventually(lambda: is_served(lambda: get(server.stub, user_id, memory.id)), timeout_s=10)
         assert get(server.stub, user_id, memory.id) == memory
         assert insert(server.stub, user_id, "after").content == "after"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -17,6 +18,7 @@ from tests.api.messages import f32, get, stats, values_of
 from tests.api.waiting import eventually
 from tests.fix_database import Databases, NewDatabase
 from tests.fix_server import ServerProcess, StartServer, running_servers
+from tests.server.bulk_files import all_memories, run_here, write_lines
 
 DIMENSIONS = 256
 READY, PENDING = pb.EMBEDDING_STATE_READY, pb.EMBEDDING_STATE_PENDING
@@ -171,6 +173,48 @@ def test_duplicates_are_met_whether_or_not_they_wait(idle: ServerProcess, user_i
 
     request.duplicates.min_similarity = 0.9
     assert list(failure(lambda: send(idle.stub, request)).violations) == ["duplicates.min_similarity"]
+
+
+def test_a_file_is_imported_now_and_embedded_later(idle: ServerProcess, user_id: str, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "memories.jsonl", [{"content": f"text {number}"} for number in range(10)])
+    assert run_here("import", str(path), "--user", user_id, "--address", idle.address, "--embed-async") == 0
+    assert [memory.embedding_state for memory in all_memories(idle.stub, user_id)] == [PENDING] * 10
+
+
+@pytest.mark.parametrize("policy", [pb.DUPLICATE_POLICY_SKIP, pb.DUPLICATE_POLICY_REINFORCE])
+def test_duplicates_within_a_batch_and_an_import_wait_once(
+    idle: ServerProcess, user_id: str, policy: pb.DuplicatePolicy.ValueType
+) -> None:
+    duplicates = pb.Duplicates(policy=policy)
+    memories = [pb.NewMemory(content=content, importance=n + 1) for n, content in enumerate("abacb")]
+    request = pb.BatchInsertVectorsRequest(user_id=user_id, memories=memories, embed_async=True, duplicates=duplicates)
+    results = send(idle.stub, request).results
+    assert [result.id for result in results] == [results[n].id for n in (0, 1, 0, 3, 1)]
+    with ImportStream(idle.stub, user_id) as stream:
+        stream.send([*memories, pb.NewMemory(content="d")], embed_async=True, duplicates=duplicates)
+        [reply] = stream.rest()
+    assert list(reply.ids[:5]) == [result.id for result in results]
+    assert send(idle.stub, pb.GetServerInfoRequest()).embedding_queue.pending_count == 4
+    reinforced = policy == pb.DUPLICATE_POLICY_REINFORCE
+    assert get(idle.stub, user_id, results[0].id).importance == (3 if reinforced else 1)
+
+
+def test_what_supersedes_a_waiting_memory_is_embedded_and_both_can_be_found(
+    stub: MemoryServiceStub, user_id: str
+) -> None:
+    supersede = pb.Duplicates(policy=pb.DUPLICATE_POLICY_SUPERSEDE)
+    memories = [pb.NewMemory(content="Ada plays the cello")] * 3
+    request = pb.BatchInsertVectorsRequest(user_id=user_id, memories=memories, embed_async=True, duplicates=supersede)
+    results = send(stub, request).results
+    assert [result.outcome for result in results] == [
+        pb.INSERT_OUTCOME_STORED,
+        *[pb.INSERT_OUTCOME_SUPERSEDED] * 2,
+    ]
+    wait_until_ready(stub, user_id, *[result.id for result in results])
+    assert nearest(stub, user_id, "music") == ["Ada plays the cello"]
+    restored = send(stub, pb.RestoreVectorRequest(user_id=user_id, id=results[0].id)).memory
+    assert restored.embedding_state == READY
+    assert len(nearest(stub, user_id, "music")) == 2
 
 
 def test_what_one_process_stored_another_one_embeds(start_server: StartServer, new_database: NewDatabase) -> None:

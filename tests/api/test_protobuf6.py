@@ -65,7 +65,7 @@ def client_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_client_on_protobuf_6_makes_a_round_trip(server: ServerProcess, client_folder: Path, user_id: str) -> None:
     # -S: no site-packages, so that nothing but the folder is there to import.
     command = [sys.executable, "-S", "-W", "error", "-c", CLIENT, server.address, user_id]

@@ -56,6 +56,33 @@ def test_a_repetition_changes_nothing_and_gets_the_first_reply(
     assert contents() == before
 
 
+@pytest.mark.parametrize("make_request", REQUESTS.values(), ids=REQUESTS)
+def test_of_concurrent_repetitions_of_any_call_one_is_carried_out(
+    stub: MemoryServiceStub, live: pb.Memory, make_request: MakeRequest
+) -> None:
+    request = make_request(live)
+    request.request_id = str(uuid.uuid4())
+    before = stats(stub, live.user_id)
+
+    with ThreadPoolExecutor(6) as threads:
+        replies = list(threads.map(lambda _: send(stub, request), range(6)))
+
+    assert all(reply == replies[0] for reply in replies)
+    after = stats(stub, live.user_id)
+    stored = {"InsertVectorRequest": 1, "BatchInsertVectorsRequest": 2}.get(type(request).__name__, 0)
+    assert after.live_count + after.deleted_count <= before.live_count + stored
+
+
+def test_a_request_id_of_one_user_is_none_of_another(stub: MemoryServiceStub, user_id: str) -> None:
+    request_id = str(uuid.uuid4())
+    mine, theirs = (
+        send(stub, pb.InsertVectorRequest(user_id=owner, memory=new_memory("mine"), request_id=request_id)).memory
+        for owner in (user_id, f"{user_id}-other")
+    )
+    assert mine.id != theirs.id
+    assert (mine.user_id, theirs.user_id) == (user_id, f"{user_id}-other")
+
+
 def test_a_repeated_restore_gets_the_first_reply(stub: MemoryServiceStub, live: pb.Memory) -> None:
     send(stub, pb.DeleteVectorRequest(user_id=live.user_id, id=live.id))
     request = pb.RestoreVectorRequest(user_id=live.user_id, id=live.id, request_id=str(uuid.uuid4()))
@@ -129,6 +156,10 @@ def test_an_id_is_forgotten_after_its_time(start_server: StartServer, user_id: s
     time.sleep(0.6)
 
     second = send(stub, request).memory
+    time.sleep(0.6)
+    request.memory.content = "something else"
+    third = send(stub, request).memory
 
-    assert first.id != second.id
+    assert len({first.id, second.id, third.id}) == 3
     assert get(stub, user_id, second.id).content == "again"
+    assert get(stub, user_id, third.id).content == "something else"

@@ -2,7 +2,7 @@
 
 import psycopg
 
-from db import migrate
+from db import revisions
 from memory_service import __version__
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
@@ -26,7 +26,7 @@ def test_versions_are_those_in_use(stub: MemoryServiceStub, module_database_url:
     info = info_of(stub)
 
     assert info.version == __version__
-    assert info.schema_revision == migrate.head()
+    assert info.schema_revision == revisions.head()
     assert versions[0].startswith(info.postgres_version)
     assert info.pgvector_version == versions[1]
 

@@ -206,7 +206,7 @@ def test_page_without_a_section_is_noticed(sample: Any) -> None:
         page.fill("a page without sections", sample)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Runs the part that needs the least: fresh databases, both sides, a ratio."""
     # Not within pytest's own folder: when another pytest starts, it takes away other accounts' way through that.

@@ -236,7 +236,7 @@ def test_different_texts_go_in_few_requests(ask: Ask, flight: SingleFlight, embe
     first = [ask([f"first {number}"]) for number in range(2)]
     embedder.request(1)
     answers = [ask([f"text {number}"]) for number in range(18)]
-    batching = flight._batching  # noqa: SLF001 - nobody else tells when all have arrived
+    batching = flight._inner  # noqa: SLF001 - nobody else tells when all have arrived
     deadline = time.monotonic() + LIMIT_S
     while batching.waiting < 18:
         assert time.monotonic() < deadline

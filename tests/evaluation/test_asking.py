@@ -36,7 +36,7 @@ def small_set(suffix: str) -> JudgedSet:
     return JudgedSet(whole.name, documents, questions, as_of=whole.as_of)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_mode_is_scored(local: ServerProcess) -> None:
     judged = small_set("-scored")
     stored: list[int] = []

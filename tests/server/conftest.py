@@ -9,6 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from memory_service import config
+from memory_service.access.admission import OPEN, Admission
+from memory_service.access.refusals import CountRefusal, uncounted
+from memory_service.certificates import Certificates
 from memory_service.errors import to_status
 from memory_service.metrics import CallMetrics
 from memory_service.server import Addresses, Server
@@ -53,11 +56,24 @@ def start_listener() -> Iterator[StartListener]:
     """A function that serves a servicer in this process: `start_listener(servicer, threads=1)`."""
     with ExitStack() as closing:
 
-        def start(servicer: MemoryServiceServicer | None = None, **settings: Any) -> Listener:
+        def start(
+            servicer: MemoryServiceServicer | None = None,
+            *,
+            admission: Admission = OPEN,
+            certificates: Certificates | None = None,
+            count_refusal: CountRefusal = uncounted,
+            **settings: Any,
+        ) -> Listener:
             settings = {"embedder": "none", "embedding_dimensions": 8, "drain_grace_s": 5.0, **settings}
             configured = config.load(**{"listen": "127.0.0.1:0", "ops_listen": "127.0.0.1:0", **settings})
             server = Server(
-                configured, servicer or servicer_of(), to_status=to_status, metrics=CallMetrics(CollectorRegistry())
+                configured,
+                servicer or servicer_of(),
+                to_status=to_status,
+                metrics=CallMetrics(CollectorRegistry()),
+                admission=admission,
+                certificates=certificates,
+                count_refusal=count_refusal,
             )
             closing.callback(server.close)
             return Listener(server, server.start(), closing)

@@ -64,6 +64,7 @@ def test_a_large_user_who_is_searched_gets_an_index(url: str, start_server: Star
     assert OWNER not in server.log.text
 
 
+@pytest.mark.long
 def test_processes_leave_maintenance_to_one(url: str, start_server: StartServer) -> None:
     servers = [start_server(database_url=url, **SETTINGS) for _ in range(2)]
     for server in servers:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from db import migrate
+from db import migrate, revisions
 from memory_service import __version__
 from memory_service.__main__ import main
 from memory_service.failures import UNREAD
@@ -121,8 +121,17 @@ def test_an_address_that_others_can_reach_is_refused(address: str) -> None:
     result = run("serve", "--listen", address, **without_embedder(database_url="postgresql://nowhere.invalid/none"))
     assert result.returncode == 1
     assert_is_one_line(result.stderr)
-    assert "neither TLS nor authentication" in result.stderr
+    assert "without TLS (MEMORY_TLS_CERTIFICATE and MEMORY_TLS_KEY) and authentication (MEMORY_AUTH" in result.stderr
     assert "--insecure (MEMORY_INSECURE=true)" in result.stderr
+
+
+def test_a_certificate_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
+    nowhere = "postgresql://nowhere.invalid/none"
+    files = ["--tls-certificate", str(tmp_path / "server.pem"), "--tls-key", str(tmp_path / "server.key")]
+    result = run("serve", *files, "--auth", "keys", "--listen", "0.0.0.0:0", **without_embedder(database_url=nowhere))
+    assert result.returncode == 1
+    assert_is_one_line(result.stderr)
+    assert f"cannot read {tmp_path / 'server.pem'}: No such file" in result.stderr
 
 
 def test_it_is_accepted_where_the_network_is_trusted(start_server: StartServer) -> None:
@@ -187,6 +196,7 @@ def test_another_embedding_space_is_refused_with_both(database_url: str) -> None
     assert "16 dimensions" in result.stderr
 
 
+@pytest.mark.long
 def test_migrate_applies_what_is_pending_and_then_nothing(empty_database_url: str) -> None:
     settings = without_embedder(database_url=empty_database_url)
 
@@ -198,7 +208,7 @@ def test_migrate_applies_what_is_pending_and_then_nothing(empty_database_url: st
     assert first.stdout.startswith("applied 0001")
     after = run("migrate", "--status", **settings)
     assert after.returncode == 0
-    assert after.stdout.splitlines() == [f"applied: up to {migrate.head()}", "pending: none"]
+    assert after.stdout.splitlines() == [f"applied: up to {revisions.head()}", "pending: none"]
     second = run("migrate", **settings)
     assert second.returncode == 0
     assert second.stdout.startswith("nothing to do")
@@ -230,6 +240,7 @@ def test_check_says_ok_to_each(database_url: str) -> None:
         "ok    PostgreSQL and pgvector",
         "ok    schema",
         "ok    embedding space",
+        "ok    row-level security",
         "ok    embedding model",
     ]
 
@@ -275,7 +286,7 @@ def data_dir() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_embedded_database_is_checked_migrated_and_stopped_again(data_dir: Path) -> None:
     check = run("check", "--data-dir", str(data_dir))
     assert check.returncode == 0, check.stdout + check.stderr
@@ -294,6 +305,7 @@ def test_a_data_directory_that_cannot_be_made_is_said_in_one_line(tmp_path: Path
     assert str(tmp_path) in result.stderr
 
 
+@pytest.mark.long
 def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
     installed = Path(sys.executable).parent / "memory-service"
     result = subprocess.run(

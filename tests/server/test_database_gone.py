@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from db import migrate
+from db import migrate, revisions
 from db.embedded import EmbeddedPostgres
 from db.errors import DatabaseError, DatabaseUnavailable, SchemaMismatch
 from db.probe import Probe
@@ -38,7 +38,7 @@ def wait_for(condition: Callable[[], bool], *, within_s: float) -> float:
 @pytest.fixture
 def probe(database_url: str) -> Iterator[Probe]:
     """A probe of a migrated database, which has asked once."""
-    probe = Probe(database_url, revision=migrate.head())
+    probe = Probe(database_url, revision=revisions.head())
     probe.check()
     yield probe
     probe.close()
@@ -78,7 +78,7 @@ def test_a_database_that_takes_no_writes_is_not_available(database_url: str) -> 
     with psycopg.connect(database_url, autocommit=True) as connection:
         name = connection.info.dbname
         connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
-    probe = Probe(database_url, revision=migrate.head())
+    probe = Probe(database_url, revision=revisions.head())
     with pytest.raises(DatabaseUnavailable, match="does not accept writes"):
         probe.check()
     probe.close()
@@ -98,7 +98,7 @@ def test_an_older_schema_will_not_do_and_a_newer_one_will(
 
 
 def test_a_database_without_schema_will_not_do(empty_database_url: str) -> None:
-    probe = Probe(empty_database_url, revision=migrate.head())
+    probe = Probe(empty_database_url, revision=revisions.head())
     with pytest.raises(SchemaMismatch, match="memory-service migrate"):
         probe.check()
     probe.close()
@@ -197,7 +197,7 @@ def test_health_follows_a_database_that_goes_and_comes_back(start_server: StartS
         postgres.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_embedded_database_is_started_again_when_it_is_killed(start_server: StartServer, data_dir: Path) -> None:
     server = start_server(data_dir=data_dir)
     assert get_stats(server) is grpc.StatusCode.OK
@@ -214,7 +214,7 @@ def test_the_embedded_database_is_started_again_when_it_is_killed(start_server: 
     assert server.log.wait_for("embedded_postgres_stopped")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_call_that_hangs_in_a_frozen_database_does_not_keep_the_process(
     start_server: StartServer, data_dir: Path
 ) -> None:

@@ -69,6 +69,7 @@ def test_what_a_killed_process_had_taken_is_embedded_by_another(
     eventually(lambda: ready(server.stub, ids))
 
 
+@pytest.mark.long
 def test_a_process_that_is_stopped_gives_back_what_it_had_taken(
     start_server: StartServer, settings: dict[str, Any], provider: Provider
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from db import embedding_jobs
 from db.errors import DatabaseUnavailable, SchemaMismatch
 from db.pool import Database, PoolOptions
+from db.wall import ACROSS_USERS
 from memory_service import config, embeddings_command
 from memory_service.__main__ import main
 from memory_service.embeddings_command import Request
@@ -42,12 +43,15 @@ def queue(database: Database, user_id: str, *, pending: int = 0, failed: int = 0
     """Lets so many memories of a user wait, and so many have failed an hour later."""
     store(database, user_id, *[waiting() for _ in range(failed)])
     jobs = database.write(
-        database.call(), lambda conn: embedding_jobs.take(conn, now=NOW, leased_until=LATER, limit=failed)
+        database.call(),
+        lambda conn: embedding_jobs.take(conn, now=NOW, leased_until=LATER, limit=failed),
+        user_id=ACROSS_USERS,
     )
     for job in jobs:
         database.write(
             database.call(),
             lambda conn, job=job: embedding_jobs.give_up(conn, job, error=error, now=LATER),  # type: ignore[misc]
+            user_id=ACROSS_USERS,
         )
     if pending:
         store(database, user_id, *[waiting() for _ in range(pending)], now=utc_now())

@@ -40,6 +40,7 @@ def filled(server: ServerProcess, user_id: str) -> str:
     memories += [
         new_memory(30, content="Zürich\n\N{SNOWMAN}", summary="s", importance=10, metadata={"a": [0.5, {"b": None}]}),
         new_memory(31, content="", createdAt="0001-01-01T00:00:00.000001Z"),
+        new_memory(33, content="Häuser am Hafen", language="german"),
         new_memory(32, content="gone"),
     ]
     request = pb.BatchInsertVectorsRequest(user_id=user_id, memories=memories)
@@ -80,7 +81,7 @@ def test_what_is_exported_can_be_imported(
     assert export(server, filled, "--output", str(path), "--with-embeddings") == 0
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("exported 32 memories, in ")
+    assert err.startswith("exported 33 memories, in ")
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
     other = f"{filled}-{file_format}"
@@ -112,10 +113,10 @@ def test_deleted_memories_are_exported_when_asked_for_and_not_revived(
 ) -> None:
     path = tmp_path / f"memories.{file_format}"
     assert export(server, filled, "--output", str(path), "--with-embeddings", "--show-deleted") == 0
-    assert capsys.readouterr().err.startswith("exported 33 memories")
+    assert capsys.readouterr().err.startswith("exported 34 memories")
     other = f"{filled}-{file_format}"
     assert run_here("import", str(path), "--user", other, "--address", server.address) == 0
-    assert capsys.readouterr().out.startswith("stored 32 memories, left out 1 deleted, in ")
+    assert capsys.readouterr().out.startswith("stored 33 memories, left out 1 deleted, in ")
     assert "gone" not in {memory.content for memory in all_memories(server.stub, other, show_deleted=True)}
 
 

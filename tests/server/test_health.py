@@ -189,7 +189,7 @@ def busy(start_listener: StartListener) -> Iterator[Listener]:
         release.wait(30)
         return pb.GetStatsResponse()
 
-    listener = start_listener(servicer_of(GetStats=block), threads=1, max_concurrent_calls=2)
+    listener = start_listener(servicer_of(GetStats=block), threads=1, queue_per_thread=1, max_concurrent_calls=2)
     listener.server.health.report(serving=True)
     futures = [listener.stub.GetStats.future(pb.GetStatsRequest()) for _ in range(2)]
     assert working.wait(5)
@@ -216,7 +216,7 @@ def test_health_answers_while_all_threads_are_busy(start_listener: StartListener
         return pb.GetStatsResponse()
 
     listener = start_listener(servicer_of(GetStats=block), threads=1)
-    futures = [listener.stub.GetStats.future(pb.GetStatsRequest()) for _ in range(5)]
+    futures = [listener.stub.GetStats.future(pb.GetStatsRequest()) for _ in range(4)]
     started_at = time.monotonic()
     assert check(listener.channel, "liveness") == "SERVING"
     assert time.monotonic() - started_at < 1

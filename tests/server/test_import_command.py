@@ -19,6 +19,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from memory_service import import_command
+from memory_service.bulk.target import Target
 from memory_service.import_command import Request
 from memory_service.v1 import memory_pb2 as pb
 from tests.fix_server import COMMAND, ServerProcess, StartServer, environment
@@ -277,6 +278,7 @@ def free_address() -> str:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.long
 def test_an_import_survives_the_servers_replacement(
     start_server: StartServer,
     database_url: str,
@@ -292,7 +294,7 @@ def test_an_import_survives_the_servers_replacement(
     request = Request(
         file=str(path),
         user_id=user_id,
-        address=address,
+        target=Target(address=address),
         file_format=None,
         chunk_size=20,
         import_id=None,
@@ -400,6 +402,7 @@ def test_similar_memories_are_duplicates_where_asked(
         (["--on-duplicate", "skip", "--min-similarity", "nan"], "expected above 0 and at most 1"),
         (["--on-duplicate", "skip", "--min-similarity", "1.01"], "expected above 0 and at most 1"),
         (["--on-duplicate", "merge"], "invalid choice"),
+        (["--on-duplicate", "skip", "--min-similarity", "0.9", "--embed-async"], "compares embeddings"),
     ],
 )
 def test_senseless_policies_are_refused(

@@ -20,6 +20,7 @@ from memory_service.config import ConfigurationError
 from memory_service.job_outcome import JobOutcome
 from memory_service.metrics import Metrics
 from memory_service.metrics_listener import MetricsListener
+from memory_service.v1 import admin_pb2
 from memory_service.v1 import memory_pb2 as pb
 from tests.api.waiting import eventually
 from tests.fix_database import DIMENSIONS, Databases, NewDatabase
@@ -107,7 +108,8 @@ def test_calls_are_counted_by_method_and_code(server: ServerProcess, address: st
 
 def test_every_method_and_code_is_there_from_the_beginning(start_server: StartServer) -> None:
     scrape = Scrape(metrics_address(start_server(metrics_listen="127.0.0.1:0")))
-    methods = pb.DESCRIPTOR.services_by_name["MemoryService"].methods_by_name
+    services = (pb.DESCRIPTOR.services_by_name["MemoryService"], admin_pb2.DESCRIPTOR.services_by_name["AdminService"])
+    methods = [method.name for service in services for method in service.methods]
     handled = [sample for sample in scrape.samples if sample.name == "grpc_server_handled_total"]
     assert len(handled) == len(methods) * len(grpc.StatusCode)
     assert {sample.labels["grpc_method"] for sample in handled} == set(methods)
@@ -276,7 +278,12 @@ def test_a_taken_port_is_told_before_anything_starts() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         process = start_process(
-            "serve", metrics_listen=address, embedder="none", embedding_dimensions=8, listen="127.0.0.1:0"
+            "serve",
+            metrics_listen=address,
+            embedder="none",
+            embedding_dimensions=8,
+            listen="127.0.0.1:0",
+            ops_listen="off",
         )
         _, error = process.communicate(timeout=30)
     assert process.returncode == 1

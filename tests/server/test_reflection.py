@@ -23,6 +23,7 @@ SERVICES = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
+    "memory_service.v1.AdminService",
     "memory_service.v1.MemoryService",
 ]
 

@@ -60,7 +60,7 @@ def test_workers_share_a_port_and_a_dead_one_is_replaced(start_server: StartServ
     assert not any(worker.is_running() for worker in after)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_drain_when_their_supervisor_is_killed(start_server: StartServer) -> None:
     server = start_server(workers=2)
     workers = workers_of(server)

@@ -17,7 +17,9 @@ FROM memory_entries WHERE user_id = %(user_id)s AND deleted_at IS NULL
 
 def stored_stems(database: Database, user_id: str) -> dict[UUID, Stems]:
     """Returns the stems of each of the user's live memories."""
-    rows = database.read(database.call(), lambda conn: conn.query(STORED, {"user_id": user_id}).fetchall())
+    rows = database.read(
+        database.call(), lambda conn: conn.query(STORED, {"user_id": user_id}).fetchall(), user_id=user_id
+    )
     return {memory_id: dict(zip(stems, counts, strict=True)) for memory_id, stems, counts in rows}
 
 

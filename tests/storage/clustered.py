@@ -125,7 +125,9 @@ class Searcher:
             user_rows=len(self.vectors),
             tuning=SearchTuning(),
         )
-        return self.database.read(self.database.call(), lambda conn: search(conn, self.user_id, nearest, means))
+        return self.database.read(
+            self.database.call(), lambda conn: search(conn, self.user_id, nearest, means), user_id=self.user_id
+        )
 
     def recall(
         self, queries: Vectors, filter_: Filter | None = None, passes: Callable[[int], bool] = lambda _: True

@@ -15,6 +15,7 @@ import pytest
 
 from db.pool import Database, PoolOptions
 from tests import property_profile
+from tests.api.waiting import eventually
 from tests.storage.concurrency import Activity
 
 property_profile.load()
@@ -44,9 +45,11 @@ def open_database() -> Iterator[OpenDatabase]:
     with ExitStack() as closing:
 
         def open_pool(url: str, **options: Any) -> Database:
-            database = Database(url, PoolOptions(**{"min_size": 1, "max_size": 4, **options}))
+            pool_options = PoolOptions(**{"min_size": 1, "max_size": 4, **options})
+            database = Database(url, pool_options)
             closing.callback(database.close)
-            database.open()
+            database.open()  # which waits for the first connection only
+            eventually(lambda: database.statistics().get("pool_available", 0) >= pool_options.min_size)
             return database
 
         yield open_pool

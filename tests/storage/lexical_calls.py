@@ -1,11 +1,14 @@
 """The shortest way to search by words in tests."""
 
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from db.filters import Filter
-from db.lexical import LexicalAnswer, Words, search_words
+from db.lexical import LexicalAnswer, Words, score_words, search_words
 from db.lexical_terms import DEFAULT_BOUNDS, Bounds
 from db.pool import Database
+from db.wall import ACROSS_USERS
 
 SMALL = Bounds(exact_rows=20, min_sample=60, max_sample=60, min_found=30, max_found=30, count_up_to=1_000)
 """Bounds under which a user of a few hundred memories is a large one."""
@@ -22,4 +25,11 @@ def search(
     """Searches by words, for 100 memories without a filter unless `changes` say otherwise."""
     arguments: dict[str, Any] = {"filter": Filter(), "exclude": None, "limit": 100, "user_rows": None} | changes
     asked = words(wanted) if isinstance(wanted, str) else wanted
-    return database.read(database.call(), lambda conn: search_words(conn, user_id, asked, bounds=bounds, **arguments))
+    return database.read(
+        database.call(), lambda conn: search_words(conn, user_id, asked, bounds=bounds, **arguments), user_id=user_id
+    )
+
+
+def rescore(database: Database, answer: LexicalAnswer, ids: Sequence[UUID]) -> dict[UUID, float]:
+    """Scores further memories as a search has scored what it found."""
+    return database.read(database.call(), lambda conn: score_words(conn, answer, ids), user_id=ACROSS_USERS)

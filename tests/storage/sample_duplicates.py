@@ -36,6 +36,7 @@ def bring(database: Database, user_id: str, policy: Duplicates, *memories: NewMe
     return database.write(
         database.call(),
         lambda conn: duplicates.store(conn, user_id, memories, policy, now=LATER, purge_at=PURGE_AT),
+        user_id=user_id,
     )
 
 

@@ -12,6 +12,7 @@ from db import delete, fetch, insert
 from db.memory import Memory, NewMemory, View
 from db.pool import Database
 from db.vectors import Embedding, normalize
+from db.wall import ACROSS_USERS
 
 DIMENSIONS = 8
 NOW = datetime(2026, 5, 4, 3, 2, 1, 987_654, tzinfo=UTC)
@@ -53,7 +54,9 @@ def embedding_of(memory: NewMemory) -> Embedding:
 
 def store(database: Database, user_id: str, *memories: NewMemory, now: datetime = NOW) -> None:
     """Stores memories, in one transaction."""
-    database.write(database.call(), lambda conn: insert.insert_batch(conn, user_id, list(memories), now=now))
+    database.write(
+        database.call(), lambda conn: insert.insert_batch(conn, user_id, list(memories), now=now), user_id=user_id
+    )
 
 
 def stored(database: Database, user_id: str, **changes: Any) -> UUID:
@@ -65,7 +68,9 @@ def stored(database: Database, user_id: str, **changes: Any) -> UUID:
 
 def read(database: Database, user_id: str, memory_id: UUID, *, view: View = View.FULL) -> Memory:
     """Returns a stored memory."""
-    return database.read(database.call(), lambda conn: fetch.fetch(conn, user_id, memory_id, view=view))
+    return database.read(
+        database.call(), lambda conn: fetch.fetch(conn, user_id, memory_id, view=view), user_id=user_id
+    )
 
 
 def soft_delete(database: Database, user_id: str, memory_id: UUID, *, purge_at: datetime = PURGE_AT) -> Memory:
@@ -73,14 +78,19 @@ def soft_delete(database: Database, user_id: str, memory_id: UUID, *, purge_at: 
     return database.write(
         database.call(),
         lambda conn: delete.soft_delete(conn, user_id, memory_id, etag="", now=LATER, purge_at=purge_at),
+        user_id=user_id,
     )
 
 
 def hard_delete(database: Database, user_id: str, memory_id: UUID) -> Memory:
     """Erases a stored memory and returns what it was."""
-    return database.write(database.call(), lambda conn: delete.hard_delete(conn, user_id, memory_id, etag=""))
+    return database.write(
+        database.call(), lambda conn: delete.hard_delete(conn, user_id, memory_id, etag=""), user_id=user_id
+    )
 
 
 def rows(database: Database, statement: bytes, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
     """Returns what a statement of the test's own finds."""
-    return database.read(database.call(), lambda conn: conn.execute(statement, parameters).fetchall())
+    return database.read(
+        database.call(), lambda conn: conn.execute(statement, parameters).fetchall(), user_id=ACROSS_USERS
+    )

@@ -12,6 +12,7 @@ from db.cancellation import Call, Canceller
 from db.connection import Connection
 from db.errors import CallCancelled, StatementTimeout
 from db.pool import Database
+from db.wall import ACROSS_USERS
 from tests.storage.concurrency import Activity, at_once
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_memories import rows
@@ -47,7 +48,7 @@ def test_cancel_stops_the_statement_and_spares_the_connection(
     [session] = rows(database, b"SELECT pg_backend_pid()")
     call = database.call()
     with ThreadPoolExecutor(1) as threads:
-        sleeping = threads.submit(database.read, call, sleep)
+        sleeping = threads.submit(database.read, call, sleep, user_id=ACROSS_USERS)
         activity.wait_until_running("test.sleep")
         cancelled_at = time.monotonic()
         call.cancel()
@@ -61,7 +62,7 @@ def test_cancel_stops_the_statement_and_spares_the_connection(
 def test_deadline_is_told_from_cancellation(database: Database) -> None:
     call = database.call(timeout_s=0.1)
     with Timer(call, 0.15), pytest.raises(StatementTimeout, match="the deadline passed"):
-        database.read(call, sleep)
+        database.read(call, sleep, user_id=ACROSS_USERS)
 
 
 def test_cancelled_call_runs_nothing(database: Database) -> None:
@@ -69,7 +70,7 @@ def test_cancelled_call_runs_nothing(database: Database) -> None:
     ran: list[Connection] = []
     call.cancel()
     with pytest.raises(CallCancelled):
-        database.write(call, ran.append)
+        database.write(call, ran.append, user_id=ACROSS_USERS)
     assert not ran
 
 
@@ -77,7 +78,7 @@ def test_late_call_runs_nothing(database: Database) -> None:
     call = database.call(timeout_s=0.0)
     ran: list[Connection] = []
     with pytest.raises(StatementTimeout):
-        database.write(call, ran.append)
+        database.write(call, ran.append, user_id=ACROSS_USERS)
     assert not ran
     assert call.remaining_s() == 0.0
 
@@ -93,20 +94,19 @@ def test_cancel_between_two_statements_stops_the_second(database: Database, user
             sleep(conn)
 
     with pytest.raises(CallCancelled):
-        database.write(call, change)
+        database.write(call, change, user_id=user_id)
     assert rows(database, b"SELECT FROM users WHERE user_id = %s", [user_id]) == []
 
 
-def test_deadline_between_two_statements_stops_a_copy(database: Database) -> None:
+def test_deadline_between_two_statements_stops_a_bulk_insert(database: Database) -> None:
     call = database.call(timeout_s=0.1)
-    copy = "/* test.copy */ COPY embedding_cache FROM STDIN (FORMAT BINARY)"
 
     def change(conn: Connection) -> None:
         time.sleep(0.11)
-        conn.copy_rows(copy, ("bytea", "bytea", "timestamptz"), [])
+        conn.bulk("/* test.bulk */ SELECT 1", {})
 
     with pytest.raises(StatementTimeout):
-        database.write(call, change)
+        database.write(call, change, user_id=ACROSS_USERS)
 
 
 class CancelledWhileAttaching(Call):
@@ -128,7 +128,7 @@ def test_cancel_during_attach_is_not_lost(database: Database) -> None:
         canceller.close()  # waits for the requests under way
         assert call.detach(), "no cancel request was sent"
 
-    database.read(database.call(), attach)
+    database.read(database.call(), attach, user_id=ACROSS_USERS)
 
 
 def test_detach_tells_whether_a_cancel_was_sent(database: Database) -> None:
@@ -143,7 +143,7 @@ def test_detach_tells_whether_a_cancel_was_sent(database: Database) -> None:
         call.cancel_statement()
         assert call.detach()
 
-    database.read(database.call(), check)
+    database.read(database.call(), check, user_id=ACROSS_USERS)
 
 
 def test_cancel_reaches_what_runs_elsewhere_and_only_while_it_runs() -> None:
@@ -161,9 +161,9 @@ def test_cancel_reaches_what_runs_elsewhere_and_only_while_it_runs() -> None:
 
 def test_cancel_after_the_end_does_nothing(database: Database) -> None:
     call = database.call()
-    assert database.read(call, one) == 1
+    assert database.read(call, one, user_id=ACROSS_USERS) == 1
     call.cancel()
-    assert database.read(database.call(), one) == 1
+    assert database.read(database.call(), one, user_id=ACROSS_USERS) == 1
 
 
 def test_cancel_after_closing_does_nothing(module_database_url: str, open_database: OpenDatabase) -> None:
@@ -174,7 +174,7 @@ def test_cancel_after_closing_does_nothing(module_database_url: str, open_databa
         database.close()
         call.cancel()
 
-    database.read(call, close_and_cancel)
+    database.read(call, close_and_cancel, user_id=ACROSS_USERS)
     assert call.ended_early() is not None
 
 
@@ -190,12 +190,12 @@ def test_random_cancels_hit_their_own_calls_only(module_database_url: str, open_
             call = database.call()
             with Timer(call, delays.uniform(0, 0.006)):
                 try:
-                    database.read(call, nap)
+                    database.read(call, nap, user_id=ACROSS_USERS)
                     ends.append("in time")
                 except CallCancelled:
                     ends.append("cancelled")
                 # On a connection that a cancel may still be on its way to.
-                assert database.read(database.call(), one) == 1
+                assert database.read(database.call(), one, user_id=ACROSS_USERS) == 1
         return ends
 
     runs = at_once([partial(alternate, seed) for seed in range(4)])

@@ -34,11 +34,12 @@ def features(
         lambda conn: candidates.features(
             conn, user_id, ids, filter=Filter(**conditions), near=near, embeddings=embeddings
         ),
+        user_id=user_id,
     )
 
 
 def neighbours(database: Database, user_id: str, *ids: UUID) -> dict[UUID, Neighbours]:
-    return database.read(database.call(), lambda conn: candidates.neighbours(conn, user_id, ids))
+    return database.read(database.call(), lambda conn: candidates.neighbours(conn, user_id, ids), user_id=user_id)
 
 
 def around(
@@ -52,6 +53,7 @@ def around(
     return database.read(
         database.call(),
         lambda conn: surroundings.around(conn, user_id, ids, reach=reach, view=view, max_text_bytes=max_text_bytes),
+        user_id=user_id,
     )
 
 
@@ -68,6 +70,7 @@ def chosen(
         lambda conn: fetch.fetch_chosen(
             conn, user_id, ids, filter=Filter(**conditions), view=view, max_text_bytes=max_text_bytes
         ),
+        user_id=user_id,
     )
 
 
@@ -75,6 +78,7 @@ def soft_delete(database: Database, user_id: str, memory_id: UUID) -> None:
     database.write(
         database.call(),
         lambda conn: delete.soft_delete(conn, user_id, memory_id, etag="", now=LATER, purge_at=PURGE_AT),
+        user_id=user_id,
     )
 
 
@@ -104,7 +108,11 @@ def test_features(database: Database, user_id: str) -> None:
     )
     assert features(database, user_id, memory.id) == {memory.id: known}
 
-    database.write(database.call(), lambda conn: write_accesses(conn, [((user_id, memory.id.int), Accesses(3, LATER))]))
+    database.write(
+        database.call(),
+        lambda conn: write_accesses(conn, [((user_id, memory.id.int), Accesses(3, LATER))]),
+        user_id=user_id,
+    )
     found = features(database, user_id, memory.id, near=vector, embeddings=True)[memory.id]
     assert (found.access_count, found.last_accessed_at) == (3, LATER)
     assert found.cosine == pytest.approx(1.0, abs=1e-3)

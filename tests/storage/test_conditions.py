@@ -31,6 +31,7 @@ from db.recent import Page, recent
 from db.search import Hit, Means, Nearest, search
 from db.search_plan import Coarse, SearchTuning
 from db.search_statements import Metric
+from db.wall import ACROSS_USERS
 from tests.storage import sample_conditions
 from tests.storage.condition_oracle import holds
 from tests.storage.sample_conditions import KEYS, NOON, NUMBERS, TEXTS, TIMES
@@ -186,7 +187,7 @@ def test_searches_and_lists_consider_what_matches(database: Database, matching: 
         page = recent(conn, USER, filter=filter_, after=None, page_size=1_000, view=View.HEAD, max_text_bytes=1_000_000)
         return search(conn, USER, nearest, means).hits, page
 
-    hits, page = database.read(database.call(), both)
+    hits, page = database.read(database.call(), both, user_id=ACROSS_USERS)
     assert {hit.memory.id.int for hit in hits} == {memory.id.int for memory in page.memories} == matching(condition)
 
 

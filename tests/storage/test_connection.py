@@ -1,15 +1,17 @@
 """A connection: its settings, its reports of slow statements, and what it makes of results."""
 
 import time
-from collections.abc import Iterator
 
+import psycopg
 import pytest
 import structlog
 from psycopg import pq
 from psycopg.types.json import Jsonb
 
 from db.connection import Connection, name_of
+from db.errors import Conflict, DatabaseUnavailable, StatementTimeout
 from db.pool import Database
+from db.wall import ACROSS_USERS
 from tests.storage.conftest import OpenDatabase
 
 SETTINGS = (
@@ -27,7 +29,7 @@ def settings(database: Database) -> dict[str, str]:
         rows = {name: conn.execute(f"SHOW {name}".encode()).fetchone() for name in SETTINGS}
         return {name: row[0] for name, row in rows.items() if row is not None}
 
-    return database.read(database.call(), show)
+    return database.read(database.call(), show, user_id=ACROSS_USERS)
 
 
 def test_session_has_the_service_s_settings(module_database_url: str, open_database: OpenDatabase) -> None:
@@ -50,7 +52,35 @@ def test_nothing_is_left_on_a_pooler_s_session(module_database_url: str, open_da
             conn.query("/* test.one */ SELECT 1", {})
         return conn.execute("SELECT FROM pg_prepared_statements").rowcount
 
-    assert database.read(database.call(), prepared) == 0
+    assert database.read(database.call(), prepared, user_id=ACROSS_USERS) == 0
+
+
+def test_time_limits_hold_behind_a_pooler_too(module_database_url: str, open_database: OpenDatabase) -> None:
+    database = open_database(module_database_url, max_size=1, prepared_statements=False, statement_timeout_s=0.2)
+
+    def sleep(conn: Connection) -> None:
+        conn.query("/* test.sleep */ SELECT pg_sleep(10)", {})
+
+    def wait_for_a_lock(conn: Connection) -> None:
+        with conn.transaction():
+            conn.query("/* test.lock */ SELECT FROM users FOR UPDATE", {})
+
+    def idle(conn: Connection) -> None:
+        with conn.transaction():
+            conn.query("/* test.one */ SELECT 1", {})
+            time.sleep(0.6)
+            conn.query("/* test.one */ SELECT 1", {})
+
+    with pytest.raises(StatementTimeout):
+        database.read(database.call(), sleep, user_id="u")
+    with psycopg.connect(module_database_url) as holder:
+        holder.execute("INSERT INTO users (user_id, created_at) VALUES ('u', now()) ON CONFLICT DO NOTHING")
+        holder.commit()
+        holder.execute("LOCK TABLE users")
+        with pytest.raises((StatementTimeout, Conflict)):
+            database.write(database.call(), wait_for_a_lock, user_id="u")
+    with pytest.raises(DatabaseUnavailable, match="left alone for too long"):
+        database.write(database.call(), idle, user_id="u")
 
 
 def test_repeated_statement_is_prepared(module_database_url: str, open_database: OpenDatabase) -> None:
@@ -62,15 +92,17 @@ def test_repeated_statement_is_prepared(module_database_url: str, open_database:
         found = "SELECT FROM pg_prepared_statements WHERE starts_with(statement, '/* test.one */')"
         return conn.execute(found).rowcount
 
-    assert database.read(database.call(), prepared) == 1
+    assert database.read(database.call(), prepared, user_id=ACROSS_USERS) == 1
 
 
 def test_slow_statement_is_reported_by_name_alone(module_database_url: str, open_database: OpenDatabase) -> None:
     database = open_database(module_database_url, slow_query_ms=200.0)
     with structlog.testing.capture_logs() as events:
-        database.read(database.call(), lambda conn: conn.query("/* test.quick */ SELECT 1", {}))
+        database.read(database.call(), lambda conn: conn.query("/* test.quick */ SELECT 1", {}), user_id=ACROSS_USERS)
         database.read(
-            database.call(), lambda conn: conn.query("/* test.slow */ SELECT pg_sleep(0.25), %(t)s", {"t": "hush"})
+            database.call(),
+            lambda conn: conn.query("/* test.slow */ SELECT pg_sleep(0.25), %(t)s", {"t": "hush"}),
+            user_id=ACROSS_USERS,
         )
     [event] = [event for event in events if event["event"] == "slow_query"]
     assert event["statement"] == "test.slow"
@@ -88,23 +120,21 @@ def test_slow_failures_are_reported_too(module_database_url: str, open_database:
         assert conn.database_s > 0.02
 
     with structlog.testing.capture_logs() as events:
-        database.read(database.call(), fail)
+        database.read(database.call(), fail, user_id=ACROSS_USERS)
     assert [event["statement"] for event in events if event["event"] == "slow_query"] == ["test.late"]
 
 
-def test_a_copy_is_timed_but_never_slow(module_database_url: str, open_database: OpenDatabase) -> None:
+def test_what_takes_long_by_its_size_is_timed_but_never_slow(
+    module_database_url: str, open_database: OpenDatabase
+) -> None:
     database = open_database(module_database_url, slow_query_ms=10.0)
 
-    def slow_rows() -> Iterator[tuple[object, ...]]:
-        time.sleep(0.02)
-        yield from ()
-
-    def copy(conn: Connection) -> None:
-        conn.copy_rows("/* test.copy */ COPY embedding_cache FROM STDIN (FORMAT BINARY)", (), slow_rows())
+    def insert(conn: Connection) -> None:
+        conn.bulk("/* test.bulk */ SELECT pg_sleep(0.02)", {})
         assert conn.database_s > 0.02
 
     with structlog.testing.capture_logs() as events:
-        database.write(database.call(), copy)
+        database.write(database.call(), insert, user_id=ACROSS_USERS)
     assert [event for event in events if event["event"] == "slow_query"] == []
 
 
@@ -128,7 +158,7 @@ def test_results_come_in_binary(database: Database) -> None:
         assert cursor.pgresult is not None
         return {pq.Format(cursor.pgresult.fformat(column)) for column in range(len(cursor.description))}
 
-    assert database.read(database.call(), formats) == {pq.Format.BINARY}
+    assert database.read(database.call(), formats, user_id=ACROSS_USERS) == {pq.Format.BINARY}
 
 
 @pytest.mark.parametrize(
@@ -139,6 +169,7 @@ def test_json_numbers_come_back_as_they_were(database: Database, number: float) 
     row = database.read(
         database.call(),
         lambda conn: conn.query("/* test.json */ SELECT %(value)s", {"value": Jsonb({"n": [number]})}).fetchone(),
+        user_id=ACROSS_USERS,
     )
     assert row is not None
     [again] = row[0]["n"]

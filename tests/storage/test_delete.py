@@ -12,6 +12,7 @@ from db.access import Accesses, write_accesses
 from db.errors import EtagMismatch, MemoryNotDeleted, MemoryNotFound
 from db.memory import Memory
 from db.pool import Database
+from db.wall import ACROSS_USERS
 from tests.storage.concurrency import at_once
 from tests.storage.sample_memories import (
     LATER,
@@ -28,11 +29,13 @@ from tests.storage.sample_memories import (
 
 
 def restore(database: Database, user_id: str, memory_id: UUID, *, etag: str = "") -> Memory:
-    return database.write(database.call(), lambda conn: delete.restore(conn, user_id, memory_id, etag=etag, now=LATER))
+    return database.write(
+        database.call(), lambda conn: delete.restore(conn, user_id, memory_id, etag=etag, now=LATER), user_id=user_id
+    )
 
 
 def purge(database: Database, now: datetime, *, limit: int = 500) -> int:
-    return database.write(database.call(), lambda conn: delete.purge(conn, now=now, limit=limit))
+    return database.write(database.call(), lambda conn: delete.purge(conn, now=now, limit=limit), user_id=ACROSS_USERS)
 
 
 def test_soft_deletion_is_reported_as_stored(database: Database, user_id: str) -> None:
@@ -79,7 +82,7 @@ def test_what_cannot_be_restored(database: Database, user_id: str) -> None:
 def test_hard_deletion_erases_everything(database: Database, user_id: str, *, softly_first: bool) -> None:
     memory_id, other_id = stored(database, user_id), stored(database, user_id)
     accesses = [((user_id, memory_id.int), Accesses(1, NOW))]
-    database.write(database.call(), lambda conn: write_accesses(conn, accesses))
+    database.write(database.call(), lambda conn: write_accesses(conn, accesses), user_id=ACROSS_USERS)
     if softly_first:
         soft_delete(database, user_id, memory_id)
     last = read(database, user_id, memory_id)
@@ -114,16 +117,16 @@ def test_etags_are_checked(database: Database, user_id: str) -> None:
 
     for attempt in attempts("0-0"):
         with pytest.raises(EtagMismatch):
-            database.write(database.call(), attempt)
+            database.write(database.call(), attempt, user_id=user_id)
     soft, _, _ = attempts(first)
-    second = database.write(database.call(), soft).etag
+    second = database.write(database.call(), soft, user_id=user_id).etag
     _, hard, back = attempts(first)
     for attempt in (hard, back):
         with pytest.raises(EtagMismatch):
-            database.write(database.call(), attempt)
+            database.write(database.call(), attempt, user_id=user_id)
     third = restore(database, user_id, memory_id, etag=second).etag
     _, hard, _ = attempts(third)
-    assert database.write(database.call(), hard).etag == third
+    assert database.write(database.call(), hard, user_id=user_id).etag == third
 
 
 def test_one_of_concurrent_deletions_wins(database: Database, user_id: str) -> None:

@@ -18,6 +18,7 @@ def scan(
     return database.read(
         database.call(),
         lambda conn: duplicate_scan.scan(conn, user_id, embeddings, min_similarity=min_similarity, limit=limit),
+        user_id=user_id,
     )
 
 

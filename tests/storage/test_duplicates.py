@@ -113,7 +113,9 @@ def test_supersede_stores_the_new_one_and_soft_deletes_the_old(database: Databas
 def test_restoring_a_superseded_memory_clears_its_successor(database: Database, user_id: str) -> None:
     old = stored(database, user_id, content="same")
     [receipt] = bring(database, user_id, SUPERSEDE, new_memory(content="same"))
-    restored = database.write(database.call(), lambda conn: delete.restore(conn, user_id, old.id, etag="", now=LATER))
+    restored = database.write(
+        database.call(), lambda conn: delete.restore(conn, user_id, old.id, etag="", now=LATER), user_id=user_id
+    )
     assert restored.superseded_by is None
     assert superseded_by(database, user_id, old.id) is None
     assert live_ids(database, user_id) == {old.id, receipt.id}
@@ -158,7 +160,7 @@ def test_contents_are_compared_not_only_hashes(database: Database, user_id: str)
         parameters = {"user_id": user_id, "contents": ["two", "one"], "limit": None}
         return conn.query(statement.encode(), parameters).fetchall()
 
-    assert [(row[0], row[1]) for row in database.read(database.call(), pretend)] == [(2, old.id)]
+    assert [(row[0], row[1]) for row in database.read(database.call(), pretend, user_id=user_id)] == [(2, old.id)]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,7 @@ def test_the_same_content_is_found_by_its_index(database: Database, user_id: str
 
     names = {"contents": "$1", "user_id": "$2", "limit": "$3"}
     statement = (duplicate_lookup.SAME_CONTENT % names).encode()
-    assert "Index Scan using memory_entries_content" in database.write(database.call(), plan)
+    assert "Index Scan using memory_entries_content" in database.write(database.call(), plan, user_id=user_id)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.policy.value)

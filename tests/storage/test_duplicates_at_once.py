@@ -23,6 +23,7 @@ from db.memory import Memory, NewMemory
 from db.pool import Database
 from db.requests import RequestKey, once
 from db.update import Changes
+from db.wall import ACROSS_USERS
 from tests.storage.concurrency import LIMIT_S, Activity, at_once, deadlocks, wait_for
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_duplicates import POLICIES, REINFORCE, SKIP, SUPERSEDE, at, bring, live_ids, near
@@ -38,7 +39,7 @@ def under_a_request_id(database: Database, user_id: str, policy: Duplicates, mem
         duplicates.store(conn, user_id, [memory], policy, now=LATER, purge_at=PURGE_AT)
         return b"reply"
 
-    database.write(database.call(), lambda conn: once(conn, key, lambda: change(conn), now=LATER))
+    database.write(database.call(), lambda conn: once(conn, key, lambda: change(conn), now=LATER), user_id=user_id)
 
 
 def alone(database: Database, user_id: str, policy: Duplicates, memory: NewMemory) -> None:
@@ -86,7 +87,9 @@ def test_a_call_repeated_at_once_gets_the_first_reply(database: Database, user_i
             )
             return f"{receipt.outcome} {receipt.id}".encode()
 
-        return database.write(database.call(), lambda conn: once(conn, key, lambda: change(conn), now=LATER))
+        return database.write(
+            database.call(), lambda conn: once(conn, key, lambda: change(conn), now=LATER), user_id=user_id
+        )
 
     replies = {end.result() for end in at_once([call] * 8)}
     [kept] = live_ids(database, user_id)
@@ -113,7 +116,7 @@ def change_at_random(database: Database, seed: int) -> None:
                 change_one(database, live[random.integers(len(live))], kind=int(random.integers(3)))
             counted = [(("u", memory_id.int), Accesses(1, LATER)) for memory_id in live]
             with suppress(Conflict):
-                database.write(database.call(), partial(access.write_accesses, batch=counted))
+                database.write(database.call(), partial(access.write_accesses, batch=counted), user_id=ACROSS_USERS)
 
 
 def change_one(database: Database, memory_id: UUID, *, kind: int) -> None:
@@ -125,7 +128,7 @@ def change_one(database: Database, memory_id: UUID, *, kind: int) -> None:
         changes = Changes(conversation_id="c1", importance=7)
         return update.update(conn, "u", memory_id, changes, etag="", now=LATER, check_metadata=lambda _: None)
 
-    database.write(database.call(), change)
+    database.write(database.call(), change, user_id=ACROSS_USERS)
 
 
 def test_writers_of_all_kinds_do_not_deadlock(database_url: str, open_database: OpenDatabase) -> None:
@@ -157,7 +160,7 @@ def test_first_calls_of_a_user_lock_in_one_order(
         once(conn, key, reply, now=LATER)
 
     with ThreadPoolExecutor(1) as threads:
-        claiming = threads.submit(database.write, database.call(), claim_then_store)
+        claiming = threads.submit(database.write, database.call(), claim_then_store, user_id=ACROSS_USERS)
         assert claimed.wait(LIMIT_S)
         [receipt] = bring(database, "u", SKIP, new_memory(content="same"))
         claiming.result()
@@ -230,13 +233,13 @@ def test_collisions_leave_nothing_half_written(
 
     if collisions == 3:
         with pytest.raises(Conflict):
-            database.write(database.call(), change)
+            database.write(database.call(), change, user_id=user_id)
         assert live_ids(database, user_id) == {old.id}
         after = read(database, user_id, old.id)
         assert (after.etag, after.access_count, after.importance) == (before.etag, 0, 1)
         assert rows(database, b"SELECT FROM conversations WHERE user_id = %s", [user_id]) == []
         return
-    database.write(database.call(), change)
+    database.write(database.call(), change, user_id=user_id)
     assert len(live_ids(database, user_id)) == 2
     after = read(database, user_id, old.id)
     assert after.access_count == (policy is REINFORCE)
@@ -267,7 +270,7 @@ def test_the_lock_is_no_other_of_the_project(database: Database) -> None:
                 "SELECT classid::bigint, objsubid FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
             ).fetchall()
 
-    found = database.write(database.call(), locks)
+    found = database.write(database.call(), locks, user_id=ACROSS_USERS)
     assert len(found) == 100
     assert {high >> 31 for high, _ in found} == {1}
     assert {kind for _, kind in found} == {1}

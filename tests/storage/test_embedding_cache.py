@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from db import embedding_cache
 from db.embedding_cache import Key, cache_key
 from db.pool import Database
+from db.wall import ACROSS_USERS
 from tests.storage.concurrency import at_once, deadlocks
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_memories import NOW, random_vector, rows
@@ -22,7 +23,9 @@ LONG_AGO = NOW - 30 * DAY
 
 
 def look_up(database: Database, *keys: Key, expired: datetime = LONG_AGO) -> dict[Key, NDArray[np.float32]]:
-    found = database.read(database.call(), lambda conn: embedding_cache.look_up(conn, keys, expired=expired))
+    found = database.read(
+        database.call(), lambda conn: embedding_cache.look_up(conn, keys, expired=expired), user_id=ACROSS_USERS
+    )
     return {key: entry.vector for key, entry in found.items()}
 
 
@@ -33,7 +36,11 @@ def remember(
     now: datetime = NOW,
     expired: datetime = LONG_AGO,
 ) -> None:
-    database.write(database.call(), lambda conn: embedding_cache.store(conn, embeddings, now=now, expired=expired))
+    database.write(
+        database.call(),
+        lambda conn: embedding_cache.store(conn, embeddings, now=now, expired=expired),
+        user_id=ACROSS_USERS,
+    )
 
 
 def used(database: Database, *names: str, at: datetime) -> None:
@@ -49,16 +56,22 @@ def left(database: Database, *names: str) -> list[str]:
 
 
 def evict(database: Database, *, used_until: datetime, limit: int = 100) -> int:
-    return database.write(database.call(), lambda conn: embedding_cache.evict(conn, used_until=used_until, limit=limit))
+    return database.write(
+        database.call(),
+        lambda conn: embedding_cache.evict(conn, used_until=used_until, limit=limit),
+        user_id=ACROSS_USERS,
+    )
 
 
 def excess(database: Database, *, max_rows: int) -> datetime | None:
-    return database.read(database.call(), lambda conn: embedding_cache.excess(conn, max_rows=max_rows))
+    return database.read(
+        database.call(), lambda conn: embedding_cache.excess(conn, max_rows=max_rows), user_id=ACROSS_USERS
+    )
 
 
 @pytest.fixture(autouse=True)
 def empty_cache(database: Database) -> None:
-    database.write(database.call(), lambda conn: conn.execute("DELETE FROM embedding_cache"))
+    database.write(database.call(), lambda conn: conn.execute("DELETE FROM embedding_cache"), user_id=ACROSS_USERS)
 
 
 def test_embeddings_come_back_bit_by_bit(database: Database) -> None:
@@ -141,8 +154,10 @@ def test_use_is_noted_and_never_taken_back(database: Database) -> None:
     used(database, "a", at=NOW)
     used(database, "b", at=NOW + 2 * DAY)
     keys = [cache_key("m", 8, name) for name in ("a", "b", "unknown")]
-    database.write(database.call(), lambda conn: embedding_cache.renew(conn, keys, now=NOW + DAY))
-    found = database.read(database.call(), lambda conn: embedding_cache.look_up(conn, keys, expired=LONG_AGO))
+    database.write(database.call(), lambda conn: embedding_cache.renew(conn, keys, now=NOW + DAY), user_id=ACROSS_USERS)
+    found = database.read(
+        database.call(), lambda conn: embedding_cache.look_up(conn, keys, expired=LONG_AGO), user_id=ACROSS_USERS
+    )
     assert [found[key].used_at for key in keys[:2]] == [NOW + DAY, NOW + 2 * DAY]
     assert keys[2] not in found
 
@@ -200,7 +215,9 @@ def test_evicting_renewing_and_storing_at_once_do_not_deadlock(database_url: str
         return run
 
     def renew() -> None:
-        database.write(database.call(), lambda conn: embedding_cache.renew(conn, keys[::-1], now=NOW + DAY))
+        database.write(
+            database.call(), lambda conn: embedding_cache.renew(conn, keys[::-1], now=NOW + DAY), user_id=ACROSS_USERS
+        )
 
     changes: list[Callable[[], object]] = [
         lambda: remember(database, vectors, expired=NOW),

@@ -19,6 +19,7 @@ from db.memory import NewMemory
 from db.pool import Database
 from db.update import Changes, update
 from db.vectors import Embedding
+from db.wall import ACROSS_USERS
 from tests.fix_database import NewDatabase
 from tests.storage.concurrency import Activity, at_once
 from tests.storage.conftest import OpenDatabase
@@ -49,29 +50,41 @@ def waiting(content: str = "The harbour freezes in January.", **changes: object)
 
 def take(queue: Database, *, now: datetime = NOW, limit: int = 100) -> list[EmbeddingJob]:
     return queue.write(
-        queue.call(), lambda conn: embedding_jobs.take(conn, now=now, leased_until=now + LEASE, limit=limit)
+        queue.call(),
+        lambda conn: embedding_jobs.take(conn, now=now, leased_until=now + LEASE, limit=limit),
+        user_id=ACROSS_USERS,
     )
 
 
 def complete(queue: Database, *jobs: EmbeddingJob, embedding: Embedding | None = None) -> int:
     embeddings = [embedding or unit(1)] * len(jobs)
-    return queue.write(queue.call(), lambda conn: embedding_jobs.complete(conn, jobs, embeddings, model="newer-model"))
+    return queue.write(
+        queue.call(),
+        lambda conn: embedding_jobs.complete(conn, jobs, embeddings, model="newer-model"),
+        user_id=ACROSS_USERS,
+    )
 
 
 def postpone(queue: Database, *jobs: EmbeddingJob, until: datetime, error: str = "it is down") -> None:
-    queue.write(queue.call(), lambda conn: embedding_jobs.postpone(conn, jobs, [until for _ in jobs], error=error))
+    queue.write(
+        queue.call(),
+        lambda conn: embedding_jobs.postpone(conn, jobs, [until for _ in jobs], error=error),
+        user_id=ACROSS_USERS,
+    )
 
 
 def give_up(queue: Database, job: EmbeddingJob, *, error: str = "it is too long") -> None:
-    queue.write(queue.call(), lambda conn: embedding_jobs.give_up(conn, job, error=error, now=LATER))
+    queue.write(
+        queue.call(), lambda conn: embedding_jobs.give_up(conn, job, error=error, now=LATER), user_id=ACROSS_USERS
+    )
 
 
 def retry(queue: Database, user_id: str | None = None) -> int:
-    return queue.write(queue.call(), lambda conn: state.retry(conn, user_id=user_id, now=LATER))
+    return queue.write(queue.call(), lambda conn: state.retry(conn, user_id=user_id, now=LATER), user_id=ACROSS_USERS)
 
 
 def counts(queue: Database) -> state.QueueCounts:
-    return queue.read(queue.call(), state.read_counts)
+    return queue.read(queue.call(), state.read_counts, user_id=ACROSS_USERS)
 
 
 def change(queue: Database, user_id: str, memory_id: UUID, **changes: object) -> None:
@@ -86,6 +99,7 @@ def change(queue: Database, user_id: str, memory_id: UUID, **changes: object) ->
             now=LATER,
             check_metadata=lambda _: None,
         ),
+        user_id=user_id,
     )
 
 
@@ -103,7 +117,11 @@ def test_a_memory_without_embedding_is_stored_with_a_job(queue: Database, *, in_
         store(queue, "ada", plain, ready, paraphrased)
     else:
         for memory in (plain, ready, paraphrased):
-            queue.write(queue.call(), lambda conn, memory=memory: insert.insert(conn, "ada", memory, now=NOW))  # type: ignore[misc]
+            queue.write(
+                queue.call(),
+                lambda conn, memory=memory: insert.insert(conn, "ada", memory, now=NOW),  # type: ignore[misc]
+                user_id="ada",
+            )
 
     assert embedded(queue, plain.id) == (None, MODEL, None)
     assert embedded(queue, ready.id) == (1, "test-model", None)
@@ -119,7 +137,7 @@ def test_a_memory_that_is_not_stored_leaves_no_job(queue: Database) -> None:
     with pytest.raises(MemoryExists):
         store(queue, "ada", waiting(), memory)
     with pytest.raises(MemoryExists):
-        queue.write(queue.call(), lambda conn: insert.insert(conn, "ada", memory, now=NOW))
+        queue.write(queue.call(), lambda conn: insert.insert(conn, "ada", memory, now=NOW), user_id="ada")
     assert counts(queue) == state.QueueCounts(pending=1, failed=0, oldest_queued_at=NOW)
 
 
@@ -132,7 +150,9 @@ def test_completing_fills_in_the_embedding_and_nothing_else(queue: Database) -> 
 
     vectors = [Embedding(unit(axis).unit, norm) for axis, norm in ((2, 3.5), (4, 0.25))]
     count = queue.write(
-        queue.call(), lambda conn: embedding_jobs.complete(conn, [job, other], vectors, model="newer-model")
+        queue.call(),
+        lambda conn: embedding_jobs.complete(conn, [job, other], vectors, model="newer-model"),
+        user_id=ACROSS_USERS,
     )
 
     assert count == 2
@@ -175,7 +195,7 @@ def test_jobs_that_others_are_taking_are_left_to_them(queue: Database) -> None:
             own = embedding_jobs.take(conn, now=NOW, leased_until=NOW + LEASE, limit=2)
             return [job.text for job in (*own, *take(queue))]
 
-    assert sorted(queue.write(queue.call(), take_slowly)) == ["0", "1", "2", "3"]
+    assert sorted(queue.write(queue.call(), take_slowly, user_id=ACROSS_USERS)) == ["0", "1", "2", "3"]
 
 
 def test_an_embedding_of_an_older_content_is_dropped(queue: Database) -> None:
@@ -251,7 +271,7 @@ def test_whoever_lost_the_lease_can_neither_postpone_nor_give_up(queue: Database
     take(queue, now=NOW + LEASE)
     postpone(queue, slow, until=NOW)
     give_up(queue, slow)
-    queue.write(queue.call(), lambda conn: embedding_jobs.release(conn, [slow], until=NOW))
+    queue.write(queue.call(), lambda conn: embedding_jobs.release(conn, [slow], until=NOW), user_id=ACROSS_USERS)
     assert take(queue, now=NOW + LEASE) == []
     assert counts(queue).failed == 0
     assert rows(queue, b"SELECT attempts, last_error FROM embedding_jobs") == [(2, None)]
@@ -270,7 +290,7 @@ def test_a_postponed_job_comes_back_when_it_is_told_to(queue: Database) -> None:
 def test_a_released_job_has_lost_no_attempt(queue: Database) -> None:
     store(queue, "ada", waiting())
     [job] = take(queue)
-    queue.write(queue.call(), lambda conn: embedding_jobs.release(conn, [job], until=NOW))
+    queue.write(queue.call(), lambda conn: embedding_jobs.release(conn, [job], until=NOW), user_id=ACROSS_USERS)
     assert take(queue) == [job]
 
 
@@ -285,7 +305,9 @@ def test_a_dead_letter_stays_with_its_reason_until_it_is_retried(queue: Database
         replace(other, attempts=2, leased_until=LATER + timedelta(days=365) + LEASE)
     ]
     assert counts(queue) == state.QueueCounts(pending=1, failed=1, oldest_queued_at=NOW)
-    [failed] = queue.read(queue.call(), lambda conn: state.list_failed(conn, user_id=None, limit=10))
+    [failed] = queue.read(
+        queue.call(), lambda conn: state.list_failed(conn, user_id=None, limit=10), user_id=ACROSS_USERS
+    )
     assert failed == state.FailedJob("ada", memory.id, 1, LATER, "it is too long")
 
     assert retry(queue) == 1
@@ -301,7 +323,7 @@ def test_a_retry_is_of_one_user_or_of_all_in_batches(queue: Database, monkeypatc
     store(queue, "bob", waiting())
     for job in take(queue):
         give_up(queue, job)
-    listed = queue.read(queue.call(), lambda conn: state.read_users(conn, user_id="ada", limit=10))
+    listed = queue.read(queue.call(), lambda conn: state.read_users(conn, user_id="ada", limit=10), user_id="ada")
     assert [(user.user_id, user.counts.failed) for user in listed] == [("ada", 3)]
 
     assert [retry(queue, "ada") for _ in range(3)] == [2, 1, 0]
@@ -327,7 +349,9 @@ def test_a_batch_is_completed_or_not_as_a_whole(queue: Database) -> None:
     jobs = take(queue)
     wrong = [unit(0), unit(0, dimensions=9)]
     with pytest.raises(DatabaseError):
-        queue.write(queue.call(), lambda conn: embedding_jobs.complete(conn, jobs, wrong, model=MODEL))
+        queue.write(
+            queue.call(), lambda conn: embedding_jobs.complete(conn, jobs, wrong, model=MODEL), user_id=ACROSS_USERS
+        )
     assert counts(queue).pending == 2
     assert {embedded(queue, job.id)[0] for job in jobs} == {None}
 
@@ -373,7 +397,7 @@ def test_users_are_counted_apart_the_longest_queue_first(queue: Database) -> Non
     store(queue, "ada", waiting("a"))
     store(queue, "bob", waiting("a"), waiting("b"), now=LATER)
     postpone(queue, *take(queue), until=LATER)
-    found = queue.read(queue.call(), lambda conn: state.read_users(conn, user_id=None, limit=2))
+    found = queue.read(queue.call(), lambda conn: state.read_users(conn, user_id=None, limit=2), user_id=ACROSS_USERS)
     assert [(one.user_id, one.counts.pending, one.last_error) for one in found] == [
         ("bob", 2, None),
         ("ada", 1, "it is down"),

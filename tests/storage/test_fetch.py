@@ -13,6 +13,7 @@ from db.connection import Connection
 from db.errors import EtagMismatch, MemoryNotFound
 from db.memory import View, etag
 from db.pool import Database
+from db.wall import ACROSS_USERS
 from tests.storage.sample_memories import LATER, NOW, PURGE_AT, new_memory, read, soft_delete, store, stored
 
 
@@ -39,7 +40,7 @@ def test_deleted_memory_can_be_read(database: Database, user_id: str) -> None:
 def test_accesses_are_read_with_the_memory(database: Database, user_id: str) -> None:
     memory_id = stored(database, user_id)
     accesses = [((user_id, memory_id.int), Accesses(3, LATER))]
-    database.write(database.call(), lambda conn: write_accesses(conn, accesses))
+    database.write(database.call(), lambda conn: write_accesses(conn, accesses), user_id=ACROSS_USERS)
     for view in View:
         found = read(database, user_id, memory_id, view=view)
         assert (found.access_count, found.last_accessed_at) == (3, LATER)
@@ -66,7 +67,7 @@ def test_etag_is_checked_under_the_lock(database: Database, user_id: str) -> Non
             with pytest.raises(EtagMismatch, match=f"its etag is now {current}$"):
                 fetch.fetch_for_update(conn, user_id, memory_id, view=View.HEAD, etag="2-0")
 
-    database.write(database.call(), check)
+    database.write(database.call(), check, user_id=user_id)
 
 
 def test_lock_does_not_hold_up_access_counters(database: Database, user_id: str, module_database_url: str) -> None:
@@ -81,7 +82,7 @@ def test_lock_does_not_hold_up_access_counters(database: Database, user_id: str,
                 [user_id, memory_id],
             )
 
-    database.write(database.call(), count_meanwhile)
+    database.write(database.call(), count_meanwhile, user_id=user_id)
     assert read(database, user_id, memory_id).access_count == 1
 
 

@@ -18,6 +18,7 @@ from db.memory import View
 from db.pool import Database
 from db.search_plan import Plan, SearchTuning
 from db.vectors import normalize, to_parameter
+from db.wall import ACROSS_USERS
 from tests.fix_database import NewDatabase
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_memories import (
@@ -64,7 +65,7 @@ class Population:
 def population(database: Database) -> Population:
     """What the module's database holds."""
     population = Population(database)
-    database.write(database.call(), lambda conn: conn.execute("VACUUM (ANALYZE) memory_entries"))
+    database.write(database.call(), lambda conn: conn.execute("VACUUM (ANALYZE) memory_entries"), user_id=ACROSS_USERS)
     return population
 
 
@@ -100,7 +101,9 @@ def index(request: pytest.FixtureRequest, module_database_url: str, population: 
 
 def find(database: Database, query: NDArray[np.float32], **wanted: Any) -> GlobalAnswer:
     nearest = NearestOfAll(embedding=normalize(query), **{"limit": 10, **wanted})
-    return database.read(database.call(), lambda conn: search_all_users(conn, nearest, SearchTuning()))
+    return database.read(
+        database.call(), lambda conn: search_all_users(conn, nearest, SearchTuning()), user_id=ACROSS_USERS
+    )
 
 
 def test_it_finds_what_brute_force_finds(database: Database, population: Population, index: str) -> None:
@@ -131,7 +134,9 @@ def test_it_finds_what_brute_force_finds(database: Database, population: Populat
 def test_the_index_is_what_postgresql_walks(database: Database, index: str) -> None:
     parameters = {"unit": to_parameter(normalize(random_vector(1))), "limit": 10}
     statement = b"EXPLAIN " + global_search.WALK.encode()
-    lines = database.read(database.call(), lambda conn: conn.execute(statement, parameters).fetchall())
+    lines = database.read(
+        database.call(), lambda conn: conn.execute(statement, parameters).fetchall(), user_id=ACROSS_USERS
+    )
     plan = "\n".join(line for (line,) in lines)
     assert GLOBAL_NAME in plan, f"{index}:\n{plan}"
 

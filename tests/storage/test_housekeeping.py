@@ -10,6 +10,7 @@ from db.embedding_cache import cache_key
 from db.embedding_cache import store as store_embeddings
 from db.pool import Database
 from db.requests import RequestKey, once
+from db.wall import ACROSS_USERS
 from memory_service import housekeeping
 from memory_service.housekeeping import CacheBounds, Housekeeping
 from tests.storage.concurrency import wait_for
@@ -25,7 +26,11 @@ def expire(database: Database, user_id: str, *, memories: int, request_ids: int)
     for expires_at in (LATER, PURGE_AT + timedelta(days=1)):
         for _ in range(request_ids):
             key = RequestKey(user_id=user_id, request_id=uuid4(), request_hash=b"", expires_at=expires_at)
-            database.write(database.call(), lambda conn, key=key: once(conn, key, lambda: b"", now=NOW))  # type: ignore[misc]
+            database.write(
+                database.call(),
+                lambda conn, key=key: once(conn, key, lambda: b"", now=NOW),  # type: ignore[misc]
+                user_id=user_id,
+            )
 
 
 def left(database: Database, user_id: str) -> tuple[int, int]:
@@ -75,6 +80,7 @@ def test_embeddings_that_are_old_or_too_many_go(database: Database, monkeypatch:
         database.write(
             database.call(),
             lambda conn, key=key, now=now: store_embeddings(conn, {key: random_vector(1)}, now=now, expired=now),  # type: ignore[misc]
+            user_id=ACROSS_USERS,
         )
     evicted.clear()
     with structlog.testing.capture_logs() as events:

@@ -19,6 +19,7 @@ from db.memory import EmbeddingState, Memory, NewMemory, View, etag
 from db.pool import Database
 from db.requests import RequestKey, once
 from db.vectors import normalize
+from db.wall import ACROSS_USERS
 from tests.storage.concurrency import LIMIT_S, Activity, at_once, deadlocks, wait_for
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_memories import (
@@ -38,7 +39,7 @@ Insert = Callable[[Database, str, NewMemory], None]
 
 
 def one_by_one(database: Database, user_id: str, memory: NewMemory) -> None:
-    database.write(database.call(), lambda conn: insert.insert(conn, user_id, memory, now=NOW))
+    database.write(database.call(), lambda conn: insert.insert(conn, user_id, memory, now=NOW), user_id=user_id)
 
 
 def as_a_batch(database: Database, user_id: str, memory: NewMemory) -> None:
@@ -186,7 +187,7 @@ def test_batch_that_waited_for_an_id_names_it(
     with ThreadPoolExecutor(1) as threads, psycopg.connect(module_database_url) as other:
         other.execute("UPDATE memory_entries SET id = %s WHERE id = %s", [batch[1].id, first.id])
         storing = threads.submit(store, database, user_id, *batch)
-        activity.wait_until_blocked("copy_import.rows")  # it has looked, and found the id free
+        activity.wait_until_blocked("bulk_insert.rows")  # it has looked, and found the id free
         other.commit()
         error = storing.exception()
     assert isinstance(error, MemoryExists)
@@ -242,7 +243,7 @@ def under_a_request_id(database: Database, user_id: str, memory: NewMemory) -> N
 
         once(conn, key, reply, now=NOW)
 
-    database.write(database.call(), change)
+    database.write(database.call(), change, user_id=user_id)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_first_calls_of_a_user_lock_in_one_order(
         once(conn, key, reply, now=NOW)
 
     with ThreadPoolExecutor(1) as threads:
-        claiming = threads.submit(database.write, database.call(), claim_then_insert)
+        claiming = threads.submit(database.write, database.call(), claim_then_insert, user_id=ACROSS_USERS)
         assert claimed.wait(LIMIT_S)
         insert_memory(database, "u", new_memory(conversation_id="c"))
         claiming.result()
@@ -299,7 +300,7 @@ def test_same_new_conversations_are_stored_in_one_order(database_url: str, open_
     # The statement alone: in insert_batch the order is that of a set, which differs between processes only.
     def add(conversation_ids: list[str]) -> None:
         parameters = {"user_id": "u", "conversation_ids": conversation_ids, "now": NOW}
-        database.write(database.call(), lambda conn: conn.query(insert.OWNERS, parameters))
+        database.write(database.call(), lambda conn: conn.query(insert.OWNERS, parameters), user_id=ACROSS_USERS)
 
     for batch in range(4):
         orders = [np.random.default_rng(seed).permutation(1_000) for seed in range(4)]

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,7 +17,7 @@ from db.lexical import LexicalAnswer
 from db.pool import Database
 from db.update import Changes
 from tests.storage.bm25_oracle import bm25, idf, stored_stems
-from tests.storage.lexical_calls import search, words
+from tests.storage.lexical_calls import rescore, search, words
 from tests.storage.sample_memories import LATER, NOW, new_memory, soft_delete, store, stored
 
 VOCABULARY = ["harbour", "harbours", "January", "ice", "icy", "frozen", "boat", "boats", "the", "of", "two", "naïve"]
@@ -90,6 +91,25 @@ def test_limit_takes_the_best_and_also_adds_others(database: Database, user_id: 
     assert list(answer.scores.items()) == [(ids[0], every.scores[ids[0]]), (ids[2], every.scores[ids[2]])]
 
 
+@pytest.mark.parametrize("text", ["ice harbour", "boat*", '"ice and" harb*', "the of", "zeppelin"])
+def test_other_memories_are_scored_as_the_search_scored(database: Database, user_id: str, text: str) -> None:
+    contents = ["ice ice ice", "ice and a boat", "ice on the harbour of the town", "boats", "a cello", "ice and boats"]
+    ids = write(database, user_id, *contents)
+    unimportant = stored(database, user_id, content="ice and a boat in the harbour", importance=1)
+    deleted = stored(database, user_id, content="ice and a boat in the harbour")
+    soft_delete(database, user_id, deleted)
+    options: dict[str, Any] = {"filter": Filter(min_importance=2), "exclude": ids[5]}
+    every = search(database, user_id, text, **options)
+
+    answer = search(database, user_id, text, limit=1, **options)
+    others = rescore(database, answer, [*ids, unimportant, deleted, uuid4(), ids[0]])
+
+    assert others == pytest.approx(every.scores, rel=1e-12)
+    assert rescore(database, answer, []) == {}
+    for memory_id in ids:
+        assert rescore(database, answer, [memory_id]).keys() == {memory_id} & every.scores.keys()
+
+
 def test_another_users_memories_do_not_matter(database: Database, user_id: str) -> None:
     ids = write(database, user_id, "ice in the harbour", "a boat")
     before = search(database, user_id, "ice boat")
@@ -109,7 +129,9 @@ def test_deleted_memories_neither_match_nor_count_and_restored_ones_do(database:
     soft_delete(database, user_id, ids[1])
     without = search(database, user_id, "ice", also=ids, filter=Filter(show_deleted=True))
     database.write(
-        database.call(), lambda conn: delete.restore(conn, user_id, ids[1], etag="", now=LATER + timedelta(hours=1))
+        database.call(),
+        lambda conn: delete.restore(conn, user_id, ids[1], etag="", now=LATER + timedelta(hours=1)),
+        user_id=user_id,
     )
 
     assert set(without.scores) == {ids[0]}
@@ -125,6 +147,7 @@ def test_an_updated_memory_is_found_by_its_new_words(database: Database, user_id
         lambda conn: update.update(
             conn, user_id, memory_id, changes, etag="", now=LATER, check_metadata=lambda _: None
         ),
+        user_id=user_id,
     )
 
     assert not search(database, user_id, "ice").scores

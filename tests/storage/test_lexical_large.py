@@ -1,15 +1,17 @@
 """Search by words of a large user: common words find nobody by themselves, and the work is bounded."""
 
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from db import lexical_statements
+from db.connection import Connection
 from db.filters import Filter
 from db.lexical_statements import Shape
 from db.pool import Database
+from db.wall import ACROSS_USERS
 from tests.storage.bm25_oracle import bm25, stored_stems
-from tests.storage.lexical_calls import SMALL, search
+from tests.storage.lexical_calls import SMALL, rescore, search
 from tests.storage.sample_memories import new_memory, store
 
 ROWS = 300
@@ -27,7 +29,7 @@ def large(database: Database) -> tuple[str, list[UUID]]:
         )
     store(database, "large", *memories)
     store(database, "other", *[new_memory(content="whale ice boat harbour") for _ in range(ROWS)])
-    database.write(database.call(), lambda conn: conn.execute(b"ANALYZE memory_entries"))
+    database.write(database.call(), lambda conn: conn.execute(b"ANALYZE memory_entries"), user_id=ACROSS_USERS)
     return "large", [memory.id for memory in memories]
 
 
@@ -124,6 +126,21 @@ def test_also_keeps_to_the_filter(database: Database, large: Large) -> None:
     assert importances[best] == 10
 
 
+@pytest.mark.parametrize("text", ["whale harbour", "harbour ice boat", "harbour", '"harbour own4" ice', "har* ice"])
+@pytest.mark.parametrize("restriction", [Filter(), Filter(min_importance=3), Filter(conversation_id="c2")])
+def test_other_memories_are_scored_as_if_asked_for_at_once(
+    database: Database, large: Large, text: str, restriction: Filter
+) -> None:
+    user_id, ids = large
+    at_once = search(database, user_id, text, bounds=SMALL, limit=5, filter=restriction, also=ids)
+
+    later = rescore(
+        database, search(database, user_id, text, bounds=SMALL, limit=5, filter=restriction), [*ids, uuid4()]
+    )
+
+    assert later == pytest.approx(at_once.scores, rel=1e-12)
+
+
 def test_a_phrase_is_found_however_common_its_words(database: Database, large: Large) -> None:
     user_id, ids = large
     answer = search(database, user_id, '"own12 ice" harbour', bounds=SMALL)
@@ -164,7 +181,11 @@ def test_words_are_found_through_their_index_alone(
         assert position == 0 or separator
     plan = "".join(numbered).encode()
 
-    rows = database.read(database.call(), lambda conn: conn.execute(PLAN + plan).fetchall())
+    def explain(conn: Connection) -> list[tuple[str]]:
+        with conn.transaction():  # as the role it runs as
+            return conn.execute(PLAN + plan).fetchall()
+
+    rows = database.read(database.call(), explain, user_id=ACROSS_USERS)
 
     lines = [line for (line,) in rows]
     scans = [line.strip() for line in lines if " on memory_entries" in line]

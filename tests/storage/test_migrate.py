@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from db import migrate
+from db import migrate, revisions
 from db.embedded.programs import find_installation
 from db.errors import Conflict, DatabaseUnavailable, SchemaMismatch, UnsupportedDatabase
 from db.schema import EmbeddingSpace, read_facts
@@ -31,9 +31,9 @@ AWKWARD_SPACE = EmbeddingSpace("it's 100% {odd} %s %(x)s :name ::text \\:b \\ $1
 MIGRATOR = """
 import sys
 from pathlib import Path
-from db import migrate
+from db import migrate, revisions
 from db.schema import EmbeddingSpace
-migrate.SCRIPTS = Path(sys.argv[2])
+revisions.SCRIPTS = migrate.SCRIPTS = Path(sys.argv[2])
 space = EmbeddingSpace("test-model", 8)
 applied = migrate.upgrade(sys.argv[1], space, on_wait=lambda _: print("waiting", file=sys.stderr, flush=True))
 print("applied", *applied, file=sys.stderr, flush=True)
@@ -53,7 +53,7 @@ MIGRATORS_LOCK = "SELECT pg_advisory_lock(x'6d656d6f7279'::bigint)"
 
 
 @contextmanager
-def migrator(url: str, scripts: Path = migrate.SCRIPTS) -> Iterator[subprocess.Popen[str]]:
+def migrator(url: str, scripts: Path = revisions.SCRIPTS) -> Iterator[subprocess.Popen[str]]:
     """Runs a migrator in a process of its own; what it says is on its standard error."""
     process = subprocess.Popen(
         [sys.executable, "-c", MIGRATOR, url, str(scripts)],
@@ -93,13 +93,13 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 20) -> None:
 def test_a_fresh_database_gets_every_migration_once(empty_database_url: str) -> None:
     every = migrate.pending(empty_database_url)
     assert every[0] == "0001"
-    assert every[-1] == migrate.head()
+    assert every[-1] == revisions.head()
     assert migrate.upgrade(empty_database_url, SPACE) == every
     assert migrate.pending(empty_database_url) == []
     assert migrate.upgrade(empty_database_url, SPACE) == []
     with connected(empty_database_url) as connection:
         facts = read_facts(connection)
-    assert (facts.revision, facts.space) == (migrate.head(), SPACE)
+    assert (facts.revision, facts.space) == (revisions.head(), SPACE)
 
 
 def test_revisions_are_numbers_that_grow(empty_database_url: str) -> None:
@@ -132,14 +132,14 @@ def revisions_after(revision: str, url: str) -> list[str]:
     with connected(url) as connection:
         connection.execute("DELETE FROM alembic_version")
         every = migrate.pending(url)
-        connection.execute("INSERT INTO alembic_version VALUES (%s)", [migrate.head()])
+        connection.execute("INSERT INTO alembic_version VALUES (%s)", [revisions.head()])
     return every[every.index(revision) + 1 :]
 
 
 # Columns that came after revision 0001, or are computed.
 ADDED = [
     *("text_bytes", "conversation_key", "bits", "language", "superseded_by", "embedding_error"),
-    *("content_hash", "lexemes", "lexeme_count"),
+    *("content_hash", "lexemes", "lexeme_count", "standby_stale"),
 ]
 
 
@@ -241,8 +241,8 @@ def test_a_migration_does_not_queue_for_a_table_for_ever(empty_database_url: str
 
 def test_an_index_is_built_concurrently_while_another_migrator_waits(empty_database_url: str, tmp_path: Path) -> None:
     scripts = tmp_path / "migrations"
-    shutil.copytree(migrate.SCRIPTS, scripts)
-    (scripts / "versions" / "9000_later.py").write_text(CONCURRENT_INDEX.format(head=migrate.head()))
+    shutil.copytree(revisions.SCRIPTS, scripts)
+    (scripts / "versions" / "9000_later.py").write_text(CONCURRENT_INDEX.format(head=revisions.head()))
     migrate.upgrade(empty_database_url, SPACE)
     # Building concurrently waits for older transactions: this one holds it up until the other migrator waits too.
     with psycopg.connect(empty_database_url) as older, migrator(empty_database_url, scripts) as one:
@@ -284,7 +284,9 @@ def test_the_printed_script_makes_the_same_database(new_database: NewDatabase, c
 
 def dump(url: str) -> list[str]:
     """Returns everything in a database, rows included, as pg_dump writes it."""
-    lines = run_program("pg_dump", url).splitlines()
+    # Roles are named after the database.
+    name = str(psycopg.conninfo.conninfo_to_dict(url)["dbname"])
+    lines = run_program("pg_dump", url).replace(name, "itself").splitlines()
     # A random word guards each dump against commands hidden in it.
     return [line for line in lines if not line.startswith((r"\restrict", r"\unrestrict"))]
 
@@ -301,7 +303,7 @@ def ordinary_role(empty_database_url: str) -> Iterator[str]:
     """The URL of an empty database for a role that owns nothing; `empty_database_url` is the superuser's."""
     name = f"role_{uuid.uuid4().hex[:12]}"
     with connected(empty_database_url) as superuser:
-        superuser.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
+        superuser.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEROLE").format(sql.Identifier(name)))
         yield empty_database_url.replace("://postgres@", f"://{name}@")
         superuser.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
 

@@ -22,6 +22,7 @@ from db.errors import (
     StatementTimeout,
 )
 from db.pool import Database
+from db.wall import ACROSS_USERS
 from tests.storage.concurrency import LIMIT_S, Activity, at_once, wait_for
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_memories import new_memory, read, soft_delete, store, stored
@@ -45,7 +46,7 @@ def all_lent(database: Database, count: int) -> Iterator[None]:
         release.wait(LIMIT_S)
 
     with ThreadPoolExecutor(count) as threads:
-        holding = [threads.submit(database.read, database.call(), hold) for _ in range(count)]
+        holding = [threads.submit(database.read, database.call(), hold, user_id=ACROSS_USERS) for _ in range(count)]
         for _ in holding:
             assert lent.acquire(timeout=LIMIT_S)
         try:
@@ -62,7 +63,7 @@ def test_terminated_sessions_are_replaced_while_reading(
     database = open_database(database_url, min_size=4)
     assert activity_of(database_url).terminate_others() == 4
 
-    assert [database.read(database.call(), one) for _ in range(8)] == [1] * 8
+    assert [database.read(database.call(), one, user_id=ACROSS_USERS) for _ in range(8)] == [1] * 8
 
 
 def test_terminated_sessions_fail_one_write_at_most(
@@ -91,18 +92,18 @@ def test_sessions_that_died_idle_fail_nothing(
 def test_busy_pool_is_exhausted_not_unavailable(module_database_url: str, open_database: OpenDatabase) -> None:
     database = open_database(module_database_url, max_size=2, timeout_s=0.1)
     with all_lent(database, 2), pytest.raises(PoolExhausted, match="all 2 database connections stayed busy"):
-        database.read(database.call(), one)
-    assert database.read(database.call(), one) == 1
+        database.read(database.call(), one, user_id=ACROSS_USERS)
+    assert database.read(database.call(), one, user_id=ACROSS_USERS) == 1
 
 
 def test_full_queue_is_refused_at_once(module_database_url: str, open_database: OpenDatabase) -> None:
     database = open_database(module_database_url, max_size=1, timeout_s=20.0)
     with ThreadPoolExecutor(1) as threads, all_lent(database, 1):
-        queued = threads.submit(database.read, database.call(), one)
+        queued = threads.submit(database.read, database.call(), one, user_id=ACROSS_USERS)
         wait_for(lambda: database.statistics()["requests_waiting"])
         started_at = time.monotonic()
         with pytest.raises(PoolExhausted, match="queue"):
-            database.read(database.call(), one)
+            database.read(database.call(), one, user_id=ACROSS_USERS)
         assert time.monotonic() - started_at < 10
     assert queued.result() == 1
 
@@ -112,7 +113,7 @@ def test_waiting_for_a_connection_ends_with_the_deadline(module_database_url: st
     with all_lent(database, 1):
         started_at = time.monotonic()
         with pytest.raises(StatementTimeout, match="deadline"):
-            database.read(database.call(timeout_s=0.1), one)
+            database.read(database.call(timeout_s=0.1), one, user_id=ACROSS_USERS)
         assert 0.1 <= time.monotonic() - started_at < 5
 
 
@@ -120,7 +121,7 @@ def test_closed_pool_is_unavailable(module_database_url: str, open_database: Ope
     database = open_database(module_database_url)
     database.close()
     with pytest.raises(DatabaseUnavailable, match="shutting down"):
-        database.read(database.call(), one)
+        database.read(database.call(), one, user_id=ACROSS_USERS)
 
 
 def test_open_gives_up_on_a_database_that_cannot_be_reached() -> None:
@@ -148,14 +149,14 @@ def raising(sqlstate: str, *, times: int) -> tuple[Callable[[Connection], int], 
 
 def test_collided_transaction_runs_again(database: Database) -> None:
     change, attempts = raising("40001", times=2)
-    assert database.write(database.call(), change) == 1
+    assert database.write(database.call(), change, user_id=ACROSS_USERS) == 1
     assert len(attempts) == 3
 
 
 def test_collisions_are_not_retried_for_ever(database: Database) -> None:
     change, attempts = raising("40P01", times=100)
     with pytest.raises(Conflict):
-        database.write(database.call(), change)
+        database.write(database.call(), change, user_id=ACROSS_USERS)
     assert len(attempts) == pool.ATTEMPTS
 
 
@@ -163,7 +164,7 @@ def test_collisions_are_not_retried_for_ever(database: Database) -> None:
 def test_other_refusals_are_not_retried(database: Database, sqlstate: str, error: type[DatabaseError]) -> None:
     change, attempts = raising(sqlstate, times=100)
     with pytest.raises(error):
-        database.write(database.call(), change)
+        database.write(database.call(), change, user_id=ACROSS_USERS)
     assert len(attempts) == 1
 
 
@@ -181,14 +182,14 @@ def test_deadlock_is_resolved_by_running_again(database: Database, user_id: str)
 
         def change(conn: Connection) -> None:
             attempts.append(len(attempts))
+            conn.execute("SET deadlock_timeout = '20ms'")
             with conn.transaction():
-                conn.execute("SET LOCAL deadlock_timeout = '20ms'")
                 bump(conn, order[0])
                 if len(attempts) == 1:
                     met.wait(LIMIT_S)
                 bump(conn, order[1])
 
-        database.write(database.call(), change)
+        database.write(database.call(), change, user_id=user_id)
 
     for future in at_once([lambda: run([first, second]), lambda: run([second, first])]):
         future.result()
@@ -197,15 +198,19 @@ def test_deadlock_is_resolved_by_running_again(database: Database, user_id: str)
 
 def test_defects_are_not_disguised(database: Database) -> None:
     with pytest.raises(psycopg.errors.SyntaxError):
-        database.read(database.call(), lambda conn: conn.query("/* test.wrong */ SELECT FROM WHERE", {}))
-    assert database.read(database.call(), one) == 1
+        database.read(
+            database.call(), lambda conn: conn.query("/* test.wrong */ SELECT FROM WHERE", {}), user_id=ACROSS_USERS
+        )
+    assert database.read(database.call(), one, user_id=ACROSS_USERS) == 1
 
 
 def test_statement_has_a_time_limit(module_database_url: str, open_database: OpenDatabase) -> None:
     database = open_database(module_database_url, max_size=1, statement_timeout_s=0.2)
     with pytest.raises(StatementTimeout, match="took too long"):
-        database.read(database.call(), lambda conn: conn.query("/* test.sleep */ SELECT pg_sleep(5)", {}))
-    assert database.read(database.call(), one) == 1
+        database.read(
+            database.call(), lambda conn: conn.query("/* test.sleep */ SELECT pg_sleep(5)", {}), user_id=ACROSS_USERS
+        )
+    assert database.read(database.call(), one, user_id=ACROSS_USERS) == 1
     assert database.statistics().get("returns_bad", 0) == 0
 
 
@@ -229,8 +234,10 @@ def test_failed_change_leaves_nothing_behind(database: Database, user_id: str) -
             raise MemoryNotFound("after all")
 
     with pytest.raises(MemoryNotFound, match="after all"):
-        database.write(database.call(), change)
+        database.write(database.call(), change, user_id=user_id)
     found = database.read(
-        database.call(), lambda conn: conn.execute("SELECT FROM users WHERE user_id = %s", [user_id]).rowcount
+        database.call(),
+        lambda conn: conn.execute("SELECT FROM users WHERE user_id = %s", [user_id]).rowcount,
+        user_id=user_id,
     )
     assert found == 0

@@ -15,6 +15,7 @@ from db.connection import Connection
 from db.embedded import EmbeddedPostgres, postmaster
 from db.errors import DatabaseUnavailable
 from db.pool import Database
+from db.wall import ACROSS_USERS
 from tests.fix_database import FAST
 from tests.storage.concurrency import Activity, at_once, wait_for
 from tests.storage.conftest import OpenDatabase
@@ -65,7 +66,7 @@ def one(conn: Connection) -> int:
 
 def works(database: Database) -> bool:
     try:
-        return database.write(database.call(), one) == 1
+        return database.write(database.call(), one, user_id=ACROSS_USERS) == 1
     except DatabaseUnavailable:
         return False
 
@@ -78,16 +79,16 @@ def test_killed_server_is_unavailable_until_it_is_back(
     for ask in (database.read, database.write, database.read, database.write):
         started_at = time.monotonic()
         with pytest.raises(DatabaseUnavailable) as caught:
-            ask(database.call(), one)
+            ask(database.call(), one, user_id=ACROSS_USERS)
         assert time.monotonic() - started_at < 5
         assert str(data_dir) not in str(caught.value)
     # More callers than may wait: they are not told that the connections are busy.
-    ends = at_once([lambda: database.write(database.call(), one)] * 10)
+    ends = at_once([lambda: database.write(database.call(), one, user_id=ACROSS_USERS)] * 10)
     assert {type(end.exception()) for end in ends} == {DatabaseUnavailable}
 
     server.ensure_running()
     wait_for(lambda: works(database), limit_s=15)
-    assert [database.write(database.call(), one) for _ in range(8)] == [1] * 8
+    assert [database.write(database.call(), one, user_id=ACROSS_USERS) for _ in range(8)] == [1] * 8
 
 
 def test_pool_recovers_from_an_outage_longer_than_it_tries_to_reconnect(
@@ -105,13 +106,29 @@ def test_pool_recovers_from_an_outage_longer_than_it_tries_to_reconnect(
     wait_for(lambda: works(database), limit_s=15)
 
 
+def test_pool_opens_once_a_database_that_was_down_is_up(
+    server: EmbeddedPostgres, data_dir: Path, open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "RECONNECT_TIMEOUT_S", 0.1)
+    kill(data_dir)
+    with ThreadPoolExecutor(1) as threads:
+        opening = threads.submit(open_database, server.url, timeout_s=0.2)
+        time.sleep(0.6)  # the first attempts have long been given up
+        assert not opening.done()
+        server.ensure_running()
+        assert works(opening.result(timeout=15))
+
+
 def test_statement_of_a_killed_server_does_not_hang(
     server: EmbeddedPostgres, data_dir: Path, open_database: OpenDatabase, activity_of: Callable[[str], Activity]
 ) -> None:
     database = open_database(server.url, timeout_s=0.2)
     with ThreadPoolExecutor(1) as threads:
         sleeping = threads.submit(
-            database.write, database.call(), lambda conn: conn.query("/* test.sleep */ SELECT pg_sleep(30)", {})
+            database.write,
+            database.call(),
+            lambda conn: conn.query("/* test.sleep */ SELECT pg_sleep(30)", {}),
+            user_id=ACROSS_USERS,
         )
         activity_of(server.url).wait_until_running("test.sleep")
         kill(data_dir)
@@ -125,7 +142,7 @@ def test_cancel_reaches_a_thread_that_waits_for_a_frozen_server(
     database = open_database(server.url, max_size=1, timeout_s=0.2)
     call = database.call()
     with ThreadPoolExecutor(1) as threads, frozen(data_dir):
-        waiting = threads.submit(database.read, call, one)
+        waiting = threads.submit(database.read, call, one, user_id=ACROSS_USERS)
         wait_for(lambda: database.statistics()["pool_available"] == 0)
         call.cancel()
         assert isinstance(waiting.exception(timeout=5), DatabaseUnavailable)

@@ -22,6 +22,7 @@ from db.search_plan import Plan, SearchTuning, coarse_of
 from db.search_statements import Metric
 from db.search_tuning import TuningState
 from db.vectors import normalize
+from db.wall import ACROSS_USERS
 from tests.fix_database import NewDatabase
 from tests.storage.concurrency import Activity
 from tests.storage.conftest import OpenDatabase
@@ -151,7 +152,7 @@ def vectors(database: Database, user: str) -> NDArray[np.float32]:
     memories = [new_memory(id=UUID(int=index + 1), embedding=normalize(one)) for index, one in enumerate(vectors)]
     store(database, user, *memories, now=LONG_AGO)
     # As autovacuum does within a minute: without statistics, the planner reads the table once for each candidate.
-    database.write(database.call(), lambda conn: conn.execute("VACUUM (ANALYZE) memory_entries"))
+    database.write(database.call(), lambda conn: conn.execute("VACUUM (ANALYZE) memory_entries"), user_id=ACROSS_USERS)
     return vectors
 
 
@@ -170,7 +171,7 @@ def nearest(vector: NDArray[np.float32], **changes: Any) -> Nearest:
 
 def find(database: Database, user_id: str, wanted: Nearest, tuning: SearchTuning) -> Answer:
     means = Means(coarse=coarse_of(DIMENSIONS), ann=None, user_rows=ROWS, tuning=tuning)
-    return database.read(database.call(), lambda conn: search(conn, user_id, wanted, means))
+    return database.read(database.call(), lambda conn: search(conn, user_id, wanted, means), user_id=user_id)
 
 
 # 64 candidates of 1,500: far too few for vectors like these.
@@ -316,7 +317,7 @@ class locked_table:  # noqa: N801 - reads as a context manager
                 self._held.set()
                 self._release.wait(30)
 
-        database.write(database.call(), lock)
+        database.write(database.call(), lock, user_id=ACROSS_USERS)
 
     def __enter__(self) -> None:
         self._thread.start()

@@ -28,7 +28,9 @@ def page(database: Database, user_id: str, *, after: Position | None = None, **w
         "max_text_bytes": UNLIMITED,
         **wanted,
     }
-    return database.read(database.call(), lambda conn: recent.recent(conn, user_id, after=after, **options))
+    return database.read(
+        database.call(), lambda conn: recent.recent(conn, user_id, after=after, **options), user_id=user_id
+    )
 
 
 def pages(database: Database, user_id: str, **wanted: Any) -> list[list[UUID]]:

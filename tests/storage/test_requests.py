@@ -15,6 +15,7 @@ from db.errors import DatabaseUnavailable, MemoryExists, RequestIdReused
 from db.memory import NewMemory
 from db.pool import Database
 from db.requests import RequestKey
+from db.wall import ACROSS_USERS
 from tests.storage.concurrency import LIMIT_S, at_once
 from tests.storage.sample_memories import LATER, NOW, new_memory, rows, store
 
@@ -40,11 +41,11 @@ def insert_once(database: Database, key: RequestKey, memory: NewMemory, *, now: 
 
         return requests.once(conn, key, reply, now=now)
 
-    return database.write(database.call(), change)
+    return database.write(database.call(), change, user_id=ACROSS_USERS)
 
 
 def find(database: Database, key: RequestKey, *, now: datetime = NOW) -> bytes | None:
-    return database.read(database.call(), lambda conn: requests.find(conn, key, now=now))
+    return database.read(database.call(), lambda conn: requests.find(conn, key, now=now), user_id=ACROSS_USERS)
 
 
 def stored_ids(database: Database, user_id: str) -> set[UUID]:
@@ -83,7 +84,7 @@ def test_failed_change_is_not_remembered(database: Database, user_id: str) -> No
     key, taken = key_of(user_id, uuid4()), new_memory()
     store(database, user_id + "2", taken)
     with pytest.raises(DatabaseUnavailable):
-        database.write(database.call(), lambda conn: requests.once(conn, key, fail, now=NOW))
+        database.write(database.call(), lambda conn: requests.once(conn, key, fail, now=NOW), user_id=user_id)
     assert rows(database, b"SELECT FROM users WHERE user_id = %s", [user_id]) == []
     assert find(database, key) is None
 
@@ -123,7 +124,10 @@ def test_repetition_waits_for_the_first_to_fail(database: Database, user_id: str
         assert claimed.wait(LIMIT_S)
         return insert_once(database, key, memory)
 
-    attempts: list[Callable[[], bytes]] = [lambda: database.write(database.call(), fail_slowly), repeat]
+    attempts: list[Callable[[], bytes]] = [
+        lambda: database.write(database.call(), fail_slowly, user_id=user_id),
+        repeat,
+    ]
     failed, repeated = at_once(attempts)
     assert isinstance(failed.exception(), DatabaseUnavailable)
     assert repeated.result() == memory.id.bytes
@@ -172,4 +176,6 @@ def test_two_purgers_share_the_work(database: Database, user_id: str) -> None:
 
 
 def purge(database: Database, *, now: datetime, limit: int = 500) -> int:
-    return database.write(database.call(), lambda conn: requests.purge(conn, now=now, limit=limit))
+    return database.write(
+        database.call(), lambda conn: requests.purge(conn, now=now, limit=limit), user_id=ACROSS_USERS
+    )

@@ -12,7 +12,7 @@ import pytest
 from pgvector import HalfVector
 from pgvector.psycopg import register_vector
 
-from db import migrate
+from db import migrate, revisions, sign_bits
 from db.errors import SchemaMismatch, UnsupportedDatabase
 from db.schema import EmbeddingSpace, SchemaFacts, read_facts, require
 from tests.fix_database import DIMENSIONS, MODEL, NewDatabase
@@ -38,10 +38,10 @@ def facts(**changes: Any) -> SchemaFacts:
 def test_facts_of_a_migrated_database(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         found = read_facts(connection)
-    assert found.revision == migrate.head()
+    assert found.revision == revisions.head()
     assert found.space == SPACE
     assert found.pgvector_version == found.pgvector_available
-    require(found, head=migrate.head(), space=SPACE)
+    require(found, head=revisions.head(), space=SPACE)
 
 
 def test_facts_of_an_empty_database(empty_database_url: str) -> None:
@@ -50,7 +50,7 @@ def test_facts_of_an_empty_database(empty_database_url: str) -> None:
     assert (found.pgvector_version, found.revision, found.space) == (None, None, None)
     assert found.pgvector_available is not None
     with pytest.raises(SchemaMismatch, match="no memory-service schema; run: memory-service migrate"):
-        require(found, head=migrate.head(), space=SPACE)
+        require(found, head=revisions.head(), space=SPACE)
 
 
 def test_an_older_revision_names_the_command(new_database: NewDatabase) -> None:
@@ -59,9 +59,9 @@ def test_an_older_revision_names_the_command(new_database: NewDatabase) -> None:
     with psycopg.connect(url) as connection:
         found = read_facts(connection)
     with pytest.raises(
-        SchemaMismatch, match=rf"at revision 0001.* needs {migrate.head()}; run: memory-service migrate"
+        SchemaMismatch, match=rf"at revision 0001.* needs {revisions.head()}; run: memory-service migrate"
     ):
-        require(found, head=migrate.head(), space=SPACE)
+        require(found, head=revisions.head(), space=SPACE)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_an_older_revision_names_the_command(new_database: NewDatabase) -> None:
         (
             {"space": EmbeddingSpace("text-embedding-3-small", 1536)},
             SchemaMismatch,
-            r"'text-embedding-3-small' with 1536 dimensions.*'test-model' with 8 dimensions.*MEMORY_EMBEDDER, .* back",
+            r"'text-embedding-3-small' with 1536 dimensions.*'test-model' with 8.*MEMORY_EMBEDDER, .* reembed",
         ),
         ({"space": EmbeddingSpace(MODEL, 9)}, SchemaMismatch, "with 9 dimensions.*with 8 dimensions"),
         ({"space": None}, SchemaMismatch, "no embedding space"),
@@ -117,9 +117,9 @@ def test_an_outdated_pgvector_in_the_database_is_recognized(empty_database_url: 
 
 INSERT = """
 INSERT INTO memory_entries (user_id, id, conversation_id, content, summary, metadata, embedding, embedding_norm,
-    embedding_model, importance, version, created_at, updated_at, deleted_at, purge_at)
-VALUES (%(user_id)s, %(id)s, %(conversation_id)s, %(content)s, %(summary)s, '{}', %(embedding)s, 1, %(model)s, 5, 1,
-    %(now)s, %(now)s, %(now)s, %(now)s)
+    embedding_model, importance, version, created_at, updated_at, deleted_at, purge_at{bits})
+VALUES (%(user_id)s, %(id)s, %(conversation_id)s, %(content)s, %(summary)s, '{{}}', %(embedding)s, 1, %(model)s, 5, 1,
+    %(now)s, %(now)s, %(now)s, %(now)s{signs})
 """
 
 
@@ -139,7 +139,9 @@ def insert(connection: psycopg.Connection, dimensions: int, *, id_characters: in
     }
     connection.execute("INSERT INTO users VALUES (%(user_id)s, %(now)s)", row)
     connection.execute("INSERT INTO conversations VALUES (%(user_id)s, %(conversation_id)s, %(now)s)", row)
-    connection.execute(INSERT, row)
+    has_bits = sign_bits.kept_for(dimensions)
+    bits, signs = (", bits", ", binary_quantize(%(embedding)s)") if has_bits else ("", "")
+    connection.execute(INSERT.format(bits=bits, signs=signs), row)
     return memory_id
 
 

@@ -50,7 +50,9 @@ def find(database: Database, user_id: str, vector: NDArray[np.float32], **wanted
     fields: dict[str, Any] = {"metric": Metric.COSINE, "limit": 10, "filter": Filter(), **wanted}
     nearest = Nearest(embedding=normalize(vector), **fields)
     means = Means(coarse=coarse_of(DIMENSIONS), ann=None, user_rows=None, tuning=SearchTuning())
-    return database.read(database.call(), lambda conn: search.search(conn, user_id, nearest, means)).hits
+    return database.read(
+        database.call(), lambda conn: search.search(conn, user_id, nearest, means), user_id=user_id
+    ).hits
 
 
 def neighbours(owner: str) -> list[str]:

@@ -63,7 +63,7 @@ def find(population: Population, user_id: str = OWNER, *, rows: int | None = Non
     }
     means = Means(coarse=coarse_of(population.dimensions), ann=None, user_rows=rows, tuning=SearchTuning())
     database = population.database
-    return database.read(database.call(), lambda conn: search(conn, user_id, Nearest(**fields), means))
+    return database.read(database.call(), lambda conn: search(conn, user_id, Nearest(**fields), means), user_id=user_id)
 
 
 moments = st.integers(-2, 3).map(lambda seconds: NOW + timedelta(seconds=seconds))

@@ -26,6 +26,7 @@ from db.search_plan import Coarse, Plan, SearchTuning, coarse_of
 from db.search_statements import Metric, Shape, shape_of
 from db.user_sizes import COUNT, COUNT_UP_TO
 from db.vectors import normalize, to_parameter
+from db.wall import read_roles
 from tests.fix_database import Databases
 from tests.storage.sample_memories import NOW, new_memory, random_vector, store, unit
 
@@ -128,7 +129,7 @@ def test_any_user_can_have_an_approximate_index(database: Database, user_id: str
     means = Means(
         coarse=Coarse.EMBEDDING, ann=AnnIndex("any", "hnsw", 0), user_rows=None, tuning=SearchTuning(ef_search=40)
     )
-    answer = database.read(database.call(), lambda conn: search(conn, owner, nearest, means))
+    answer = database.read(database.call(), lambda conn: search(conn, owner, nearest, means), user_id=owner)
     assert answer.plan is Plan.ANN
     assert [(hit.memory.user_id, hit.memory.id) for hit in answer.hits] == [(owner, memory.id)]
 
@@ -158,6 +159,11 @@ def planner(request: pytest.FixtureRequest, databases: Databases) -> Iterator["P
     with psycopg.connect(url, autocommit=True) as connection:
         register_vector(connection)
         connection.execute("VACUUM (ANALYZE) memory_entries")
+        # As calls run: behind the wall, which forbids some indexes to some conditions.
+        roles = read_roles(connection)
+        assert roles is not None
+        connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(roles.one_user)))
+        connection.execute("SET memory.user_id = 'user-1'")
         yield Planner(connection, request.param)
     databases.drop(url)
 

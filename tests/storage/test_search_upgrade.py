@@ -104,9 +104,9 @@ def test_every_memory_is_kept_as_it_was(upgraded: Upgraded) -> None:
     for_searches = {
         Coarse.EMBEDDING: {"conversation_key"},
         Coarse.SIGNS: {"conversation_key", "bits"},
-        Coarse.NOTHING: set[str](),
+        Coarse.NOTHING: {"conversation_key"},
     }
-    assert added == for_searches[kind] | OF_WORDS
+    assert added == for_searches[kind] | OF_WORDS | {"standby_stale"}
     assert [{name: row[name] for name in upgraded.before[0]} for row in after] == upgraded.before
 
 
@@ -127,7 +127,7 @@ def test_searches_find_what_was_stored_before(upgraded: Upgraded, open_database:
         nearest = Nearest(embedding=normalize(query), metric=Metric.COSINE, limit=ROWS, filter=filter_, view=View.BASIC)
         means = Means(coarse=kind, ann=None, user_rows=100_000, tuning=SearchTuning())
         with capture_logs() as events:
-            answer = database.read(database.call(), lambda conn: search(conn, OWNER, nearest, means))
+            answer = database.read(database.call(), lambda conn: search(conn, OWNER, nearest, means), user_id=OWNER)
         return answer, [event["statement"] for event in events]
 
     for filter_, expected in (

@@ -49,7 +49,9 @@ class Ranked:
         nearest = Nearest(embedding=normalize(self.query), **fields)
         means = Means(coarse=coarse_of(self.dimensions), ann=ann, user_rows=rows, tuning=SearchTuning())
         with capture_logs() as events:
-            answer = self.database.read(self.database.call(), lambda conn: search(conn, OWNER, nearest, means))
+            answer = self.database.read(
+                self.database.call(), lambda conn: search(conn, OWNER, nearest, means), user_id=OWNER
+            )
         return answer, [event["statement"] for event in events if event["event"] == "slow_query"]
 
     def ranks(self, answer: Answer) -> list[int]:
@@ -267,7 +269,7 @@ def test_time_in_a_walk_counts_as_the_databases(by_signs: Ranked, activity_of: C
     call = by_signs.database.call()
 
     def walk() -> Answer:
-        return by_signs.database.read(call, lambda conn: search(conn, OWNER, nearest, means))
+        return by_signs.database.read(call, lambda conn: search(conn, OWNER, nearest, means), user_id=OWNER)
 
     with psycopg.connect(by_signs.url) as blocker, ThreadPoolExecutor(1) as threads:
         blocker.execute("LOCK TABLE memory_access")

@@ -30,6 +30,7 @@ def refusal(state: str) -> psycopg.Error:
         ("23503", errors.Conflict),
         ("23514", errors.InvalidValue),
         ("25006", errors.DatabaseUnavailable),
+        ("25P03", errors.DatabaseUnavailable),
         ("40001", errors.Conflict),
         ("40P01", errors.Conflict),
         ("42P01", errors.SchemaMismatch),

@@ -12,6 +12,7 @@ from db.ann_catalog import name_of
 from db.pool import Database
 from db.search_plan import Plan, SearchTuning
 from db.search_tuning import ENOUGH, TuningState
+from db.wall import ACROSS_USERS
 from memory_service.state_metrics import StateMetrics
 from tests.fix_database import NewDatabase
 from tests.storage.conftest import OpenDatabase
@@ -56,7 +57,7 @@ def test_the_pool_in_use(state: StateMetrics) -> None:
         pool = {sample.name: sample.value for family in state.collect() for sample in family.samples}
         return pool["memory_pool_size"] - pool["memory_pool_available"]
 
-    assert state.database.read(state.database.call(), busy) == 1
+    assert state.database.read(state.database.call(), busy, user_id=ACROSS_USERS) == 1
     assert busy() == 0
     assert value(state, "memory_pool_requests_total") >= 1
     assert value(state, "memory_pool_connections_total") >= 1
@@ -105,10 +106,14 @@ def test_what_waits_for_its_embedding(state: StateMetrics) -> None:
     assert value(state, "memory_embedding_queue_oldest_seconds") == 0
     store(state.database, "u", *[new_memory(embedding=None) for _ in range(3)])
     [job] = state.database.write(
-        state.database.call(), lambda conn: embedding_jobs.take(conn, now=NOW, leased_until=LATER, limit=1)
+        state.database.call(),
+        lambda conn: embedding_jobs.take(conn, now=NOW, leased_until=LATER, limit=1),
+        user_id=ACROSS_USERS,
     )
     state.database.write(
-        state.database.call(), lambda conn: embedding_jobs.give_up(conn, job, error="refused", now=LATER)
+        state.database.call(),
+        lambda conn: embedding_jobs.give_up(conn, job, error="refused", now=LATER),
+        user_id=ACROSS_USERS,
     )
     assert (size("pending"), size("failed")) == (2, 1)
     assert value(state, "memory_embedding_queue_oldest_seconds") == 3_600

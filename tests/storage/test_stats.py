@@ -12,6 +12,7 @@ from db import stats
 from db.access import Accesses, write_accesses
 from db.pool import Database
 from db.stats import ConversationStats, UserStats
+from db.wall import ACROSS_USERS
 from tests.storage import sample_filters
 from tests.storage.brute_force import Row
 from tests.storage.sample_memories import (
@@ -31,6 +32,7 @@ def stats_of(database: Database, user_id: str, *, conversation_limit: int = 100)
     return database.read(
         database.call(),
         lambda conn: stats.user_stats(conn, user_id, conversation_limit=conversation_limit, dimensions=DIMENSIONS),
+        user_id=user_id,
     )
 
 
@@ -65,7 +67,7 @@ def test_stats_are_the_counts(database: Database, holding: list[Row], limit: int
         for number, row in enumerate(mine):
             count = (seed + number) % 4
             noted = [((owner, row.memory.id.int), Accesses(count, NOW))]
-            database.write(database.call(), lambda conn, noted=noted: write_accesses(conn, noted))  # type: ignore[misc]
+            database.write(database.call(), lambda conn, noted=noted: write_accesses(conn, noted), user_id=ACROSS_USERS)  # type: ignore[misc]
             accesses[owner] += 0 if row.deleted else count
             if row.deleted:
                 soft_delete(database, owner, row.memory.id)
@@ -114,7 +116,7 @@ def test_erased_memories_do_not_count(database: Database, user_id: str) -> None:
     stored(database, user_id, content="kept")
     erased = stored(database, user_id, created_at=NOW + timedelta(days=1), conversation_id="c")
     noted = [((user_id, erased.int), Accesses(9, NOW))]
-    database.write(database.call(), lambda conn: write_accesses(conn, noted))
+    database.write(database.call(), lambda conn: write_accesses(conn, noted), user_id=ACROSS_USERS)
     hard_delete(database, user_id, erased)
     assert stats_of(database, user_id) == UserStats(
         live_count=1,

@@ -1,5 +1,6 @@
 """Embedding texts through the cache: the provider is asked as seldom as can be, and its errors name the right text."""
 
+import threading
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from db.errors import CallCancelled, StatementTimeout
 from db.pool import Database
 from db.vectors import Embedding
+from db.wall import ACROSS_USERS
 from memory_service.embedding.errors import EmbedderUnavailable, TextNotEmbeddable
 from memory_service.text_embeddings import DEFAULT_TIMEOUT_S, TextEmbeddings
 from memory_service.vector_cache import CacheOptions
+from tests.storage.concurrency import LIMIT_S, at_once
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_embedder import SampleEmbedder, vector_of
 from tests.storage.sample_memories import NOW, rows
@@ -46,7 +49,7 @@ def embeddings(embedder: SampleEmbedder, database: Database) -> TextEmbeddings:
 
 @pytest.fixture(autouse=True)
 def empty_cache(database: Database) -> None:
-    database.write(database.call(), lambda conn: conn.execute("DELETE FROM embedding_cache"))
+    database.write(database.call(), lambda conn: conn.execute("DELETE FROM embedding_cache"), user_id=ACROSS_USERS)
 
 
 def directions(found: Sequence[Embedding]) -> list[list[float]]:
@@ -153,6 +156,65 @@ def test_cache_that_cannot_be_written_does_not_fail_the_call(
     [event] = events
     assert event["event"] == "embedding_cache_not_written"
     assert "hush" not in str(event)
+
+
+def count_writes(database_url: str) -> None:
+    """Lets the database count how often each entry is written, the times in vain included."""
+    with psycopg.connect(database_url) as operator:
+        operator.execute("CREATE TABLE writes (key bytea)")
+        operator.execute("GRANT ALL ON writes TO PUBLIC")
+        operator.execute(
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN INSERT INTO writes VALUES (NEW.key); RETURN NEW; END$$"
+        )
+        operator.execute("CREATE TRIGGER note BEFORE INSERT ON embedding_cache FOR EACH ROW EXECUTE FUNCTION note()")
+
+
+def test_of_callers_at_the_same_time_one_writes_the_cache(
+    database_url: str, open_database: OpenDatabase, embedder: SampleEmbedder
+) -> None:
+    count_writes(database_url)
+    database = open_database(database_url, max_size=10)
+    embeddings = TextEmbeddings(embedder, database, lambda: NOW)
+    all_ask = threading.Barrier(10)
+    embedder.meanwhile = lambda: all_ask.wait(LIMIT_S)
+
+    for found in at_once([lambda: embeddings.embed(["a", "b"], database.call())] * 10):
+        assert directions(found.result()) == expected(["a", "b"])
+
+    assert rows(database, b"SELECT count(*), count(DISTINCT key) FROM writes") == [(2, 2)]
+    # Nothing is held against a text that was evicted since.
+    database.write(database.call(), lambda conn: conn.execute("DELETE FROM embedding_cache"), user_id=ACROSS_USERS)
+    embedder.meanwhile = lambda: None
+    embeddings.embed(["a"], database.call())
+    assert rows(database, b"SELECT count(*) FROM embedding_cache") == [(1,)]
+
+
+def test_who_could_not_write_the_cache_leaves_it_to_the_others(
+    database_url: str, open_database: OpenDatabase, embedder: SampleEmbedder
+) -> None:
+    database = open_database(database_url)
+    embeddings = TextEmbeddings(embedder, database, lambda: NOW)
+    with psycopg.connect(database_url) as operator:
+        operator.execute("CREATE TABLE full_disk AS SELECT true AS is_full")
+        operator.execute("GRANT ALL ON full_disk TO PUBLIC")
+        operator.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+            "IF EXISTS (SELECT FROM full_disk) THEN RAISE SQLSTATE '53100'; END IF; RETURN NEW; END$$"
+        )
+        operator.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON embedding_cache FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+
+    def first_caller_fails() -> None:
+        embedder.meanwhile = lambda: None
+        embeddings.embed(["a"], database.call())
+        with psycopg.connect(database_url) as operator:
+            operator.execute("DELETE FROM full_disk")
+
+    embedder.meanwhile = first_caller_fails
+    embeddings.embed(["a"], database.call())
+    assert len(rows(database, b"SELECT FROM embedding_cache")) == 1
 
 
 def test_provider_s_outage_is_the_caller_s(

@@ -42,7 +42,7 @@ def apply(
     def change(conn: Connection) -> Memory:
         return update.update(conn, user_id, memory_id, Changes(**changes), etag=etag, now=now, check_metadata=accept)
 
-    return database.write(database.call(), change)
+    return database.write(database.call(), change, user_id=user_id)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_refused_metadata_writes_nothing(database: Database, user_id: str) -> No
         return update.update(conn, user_id, memory_id, changes, etag="", now=LATER, check_metadata=refuse)
 
     with pytest.raises(ValueError, match="too large"):
-        database.write(database.call(), change)
+        database.write(database.call(), change, user_id=user_id)
     assert seen == [{"a": 1, "b": 2}]
     found = read(database, user_id, memory_id)
     assert (found.version, found.metadata) == (1, {"a": 1})

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from db import user_sizes
 from db.errors import DatabaseUnavailable
-from db.pool import Database, PoolOptions
+from db.pool import ATTEMPTS, Database, PoolOptions
 from db.user_sizes import COUNT_UP_TO, MAX_WANTED, REMEMBERED_S, UserSizes, count_live
 from tests.storage.concurrency import Activity, wait_for
 from tests.storage.sample_memories import new_memory, soft_delete, store
@@ -196,11 +196,9 @@ def test_a_database_that_fails_does_no_harm(
         closing.callback(sizes.close)
         with blocked(module_database_url):
             assert sizes.rows(user_id) is None
-            activity.wait_until_blocked(NAME)
-            # Twice: the statement is tried again on another connection.
-            terminate_counts(module_database_url)
-            activity.wait_until_blocked(NAME)
-            terminate_counts(module_database_url)
+            for _ in range(ATTEMPTS):  # the statement is tried again on another connection
+                activity.wait_until_blocked(NAME)
+                terminate_counts(module_database_url)
             wait_for(lambda: not activity.running(NAME))
             assert sizes.rows(user_id) is None
         assert known(sizes, user_id) == 0
@@ -253,4 +251,4 @@ def test_beyond_a_bound_all_are_alike(database: Database, monkeypatch: pytest.Mo
     store(database, user_id, *[new_memory() for _ in range(5)])
     assert COUNT_UP_TO >= 100_000
     monkeypatch.setattr(user_sizes, "COUNT_UP_TO", 3)
-    assert database.read(database.call(), lambda conn: count_live(conn, user_id)) == 3
+    assert database.read(database.call(), lambda conn: count_live(conn, user_id), user_id=user_id) == 3

@@ -8,9 +8,11 @@ from uuid import UUID, uuid4
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from db.connection import Connection
 from db.errors import Conflict, EtagMismatch, MemoryDeleted, MemoryNotFound, RequestIdReused
 from db.pool import Database
-from memory_service import config
+from db.requests import RequestKey
+from memory_service import config, mutations
 from memory_service.embedding.errors import EmbedderUnavailable
 from memory_service.limits import limits_of
 from memory_service.metadata import to_struct
@@ -127,6 +129,30 @@ def test_concurrent_repetitions_get_one_reply(writing: Writing, database: Databa
     ends = at_once([partial(run, writing, request)] * 8)
     [id_] = {end.result().memory.id for end in ends}
     assert stored_ids(database, user_id) == {id_}
+
+
+def test_repetition_that_finds_the_world_changed_by_the_first_gets_its_reply(
+    database: Database, clock: Clock, user_id: str
+) -> None:
+    request_id, called = uuid4(), []
+
+    def carry_out(prepare: Callable[[], Callable[[Connection], pb.DeleteVectorResponse]]) -> pb.DeleteVectorResponse:
+        key = RequestKey(user_id=user_id, request_id=request_id, request_hash=b"same", expires_at=clock() + DAY)
+        call = database.call()
+        return mutations.run(
+            database, call, key, user_id=user_id, prepare=prepare, reply=pb.DeleteVectorResponse, now=clock()
+        )
+
+    def change(_: Connection) -> pb.DeleteVectorResponse:
+        called.append("changed")
+        return pb.DeleteVectorResponse(memory=pb.Memory(id="the one"))
+
+    def overtaken() -> Callable[[Connection], pb.DeleteVectorResponse]:
+        carry_out(lambda: change)  # the first call, between our look and now
+        raise EtagMismatch("it has changed since")
+
+    assert carry_out(overtaken).memory.id == "the one"
+    assert called == ["changed"]
 
 
 def test_call_that_failed_can_be_repeated(writing: Writing, embedder: SampleEmbedder, user_id: str) -> None:

@@ -33,6 +33,7 @@ def test_a_line_is_a_new_memory_in_protobufs_json() -> None:
         "embedText": "e",
         "importance": 7,
         "createdAt": "0001-01-01T00:00:00.000001Z",
+        "language": "german",
     }
     [record] = read(json.dumps(line))
     assert record.memory == pb.NewMemory(
@@ -44,6 +45,7 @@ def test_a_line_is_a_new_memory_in_protobufs_json() -> None:
         embed_text="e",
         importance=7,
         created_at=record.memory.created_at,
+        language="german",
     )
     assert record.memory.created_at.ToJsonString() == "0001-01-01T00:00:00.000001Z"
     assert not record.deleted
@@ -145,6 +147,7 @@ def test_what_is_written_is_read_again() -> None:
         metadata=struct({"whole": 3, "half": 0.5, "large": 1e300, "nested": [{"n": 7}]}),
         embedding=pb.Vector(f32_le=np.array(NUMBERS, "<f4").tobytes()),
         importance=3,
+        language="german",
         access_count=9,
         etag="left out",
     )
@@ -167,6 +170,7 @@ def test_what_is_written_is_read_again() -> None:
         embedding=memory.embedding,
         importance=3,
         created_at=memory.created_at,
+        language="german",
     )
     assert deleted.deleted
     assert not record.deleted

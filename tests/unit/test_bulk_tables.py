@@ -62,6 +62,7 @@ def test_every_column(read: Callable[..., list[Record]]) -> None:
         metadata=np.array(['{"a": [1, null]}']),
         importance=np.array([7]),
         created_at=np.array([MICROSECONDS], "datetime64[us]"),
+        language=np.array(["german"]),
     )
     assert record == Record(
         "row 1",
@@ -74,6 +75,7 @@ def test_every_column(read: Callable[..., list[Record]]) -> None:
             metadata=struct({"a": [1, None]}),
             importance=7,
             created_at=timestamp(MOMENT),
+            language="german",
         ),
     )
 
@@ -223,6 +225,7 @@ def stored() -> Iterator[pb.Memory]:
             metadata=struct({"number": number} if number % 3 else {}),
             embedding=f32([number, 1.0]),
             importance=1 + number % 10,
+            language="german" if number % 5 else "simple",
         )
         memory.created_at.FromMicroseconds(number)
         if not number % 3:

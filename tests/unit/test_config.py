@@ -10,7 +10,8 @@ import pytest
 from pydantic import AliasChoices, ValidationError
 
 from memory_service import config
-from memory_service.config import ConfigurationError, Settings, split_address, unknown_variables, variables
+from memory_service.config import ConfigurationError, Settings, unknown_variables, variables
+from memory_service.settings.address import split_address
 
 HUSH = "hush-hush"
 
@@ -62,8 +63,26 @@ def a_value_of(name: str) -> str:
         "ann_build_memory_mb": "512",
         "recall_probe_fraction": "0.5",
         "recall_target": "0.5",
+        "audit": "all",
         "log_level": "debug",
         "log_format": "json",
+        "reflection": "authenticated",
+        "environment": "development",
+        "auth": "keys",
+        "tls_certificate": "/server.pem",
+        "tls_key": "/server.key",
+        "tls_client_ca": "/ca.pem",
+        "jwt_issuer": "https://issuer.example",
+        "jwt_audience": "memories",
+        "jwt_jwks_url": "https://issuer.example/keys",
+        "jwt_algorithms": "ES256",
+        "jwt_user_claim": "user",
+        "jwt_prefix_claim": "tenants",
+        "jwt_all_users_claim": "everybody",
+        "jwt_role_claim": "roles",
+        "jwt_role_prefix": "memory:",
+        "jwt_default_role": "reader",
+        "write_threads": "3",
     }
     if name in special:
         return special[name]
@@ -80,6 +99,10 @@ def test_every_setting_is_read_from_its_variables(environment: pytest.MonkeyPatc
         "embedding_dimensions": {"MEMORY_EMBEDDER": "none"},
         "embedding_model": {"MEMORY_EMBEDDER": "openai", "OPENAI_API_KEY": "key"},
         "embedder": {"OPENAI_API_KEY": "key"},
+        "tls_certificate": {"MEMORY_TLS_KEY": "/server.key"},
+        "tls_key": {"MEMORY_TLS_CERTIFICATE": "/server.pem"},
+        "tls_client_ca": {"MEMORY_TLS_CERTIFICATE": "/server.pem", "MEMORY_TLS_KEY": "/server.key"},
+        "ops_tls": {"MEMORY_TLS_CERTIFICATE": "/server.pem", "MEMORY_TLS_KEY": "/server.key"},
     }
     for other, value in needed.get(name, {}).items():
         environment.setenv(other, value)
@@ -88,7 +111,7 @@ def test_every_setting_is_read_from_its_variables(environment: pytest.MonkeyPatc
     after = getattr(config.load(), name)
     assert after != before
     shown = after.get_secret_value() if hasattr(after, "get_secret_value") else after
-    assert str(shown).lower() in {a_value_of(name), a_value_of(name) + ".0"}
+    assert str(shown).lower() in {a_value_of(name).lower(), a_value_of(name) + ".0"}
 
 
 def test_variables_have_the_prefix_and_the_usual_names() -> None:
@@ -115,7 +138,7 @@ def test_overrides_win_over_both(environment: pytest.MonkeyPatch) -> None:
     settings = config.load(database_url="postgresql://given", workers=2, threads=None)
     assert settings.database_url is not None
     assert settings.database_url.get_secret_value() == "postgresql://given"
-    assert (settings.workers, settings.threads) == (2, 24)
+    assert (settings.workers, settings.threads) == (2, 16)
 
 
 def test_empty_variable_is_unset(environment: pytest.MonkeyPatch) -> None:
@@ -172,6 +195,25 @@ def test_all_bad_values_are_reported_with_their_variables(environment: pytest.Mo
                 "MEMORY_EMBEDDING_DIMENSIONS is required with MEMORY_EMBEDDER=none",
                 "MEMORY_DIRECT_DATABASE_URL is set without MEMORY_DATABASE_URL",
             ],
+        ),
+        ({"TLS_KEY": "k"}, ["MEMORY_TLS_CERTIFICATE and MEMORY_TLS_KEY need each other"]),
+        (
+            {"TLS_CLIENT_CA": "ca", "OPS_TLS": "true"},
+            [
+                "MEMORY_TLS_CLIENT_CA is set without MEMORY_TLS_CERTIFICATE",
+                "MEMORY_OPS_TLS is set without MEMORY_TLS_CERTIFICATE",
+            ],
+        ),
+        (
+            {"AUTH": "keys,jwt"},
+            [
+                "MEMORY_JWT_ISSUER is required with MEMORY_AUTH=keys,jwt",
+                "MEMORY_JWT_AUDIENCE is required with MEMORY_AUTH=keys,jwt",
+            ],
+        ),
+        (
+            {"AUTH": "jwt", "JWT_ISSUER": "accounts.example", "JWT_AUDIENCE": "memories"},
+            ["MEMORY_JWT_JWKS_URL is required where MEMORY_JWT_ISSUER is not an https:// address"],
         ),
         (
             {"EMBEDDING_MODEL": "unheard-of", "EMBEDDING_DIMENSIONS": "7"},
@@ -240,6 +282,26 @@ def test_base_url_is_http(environment: pytest.MonkeyPatch, variable: str, url: s
     environment.setenv(variable, url)
     [line] = complaint()
     assert line.startswith(f"{variable}: is not an http:// or https:// address")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("true", "on"), ("False", "off"), ("1", "on"), ("0", "off"), ("authenticated",) * 2]
+)
+def test_reflection_may_still_be_a_boolean(environment: pytest.MonkeyPatch, value: str, expected: str) -> None:
+    environment.setenv("MEMORY_REFLECTION", value)
+    assert config.load().reflection == expected
+
+
+@pytest.mark.parametrize("algorithms", ["none", "HS256", "RS256,HS256", ",", "rs256"])
+def test_tokens_need_signatures_that_only_their_issuer_can_make(algorithms: str) -> None:
+    [line] = complaint(jwt_algorithms=algorithms)
+    assert line.startswith("MEMORY_JWT_ALGORITHMS: has to be of RS256")
+
+
+@pytest.mark.parametrize("url", ["http://issuer.example/keys", "file:///etc/passwd", "issuer.example"])
+def test_keys_of_issuers_are_fetched_over_https(url: str) -> None:
+    [line] = complaint(jwt_jwks_url=url)
+    assert line.startswith("MEMORY_JWT_JWKS_URL: is not an https:// address")
 
 
 def test_secrets_are_not_shown(environment: pytest.MonkeyPatch) -> None:

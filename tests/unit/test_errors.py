@@ -38,6 +38,7 @@ CASES: list[tuple[Exception, grpc.StatusCode, str, tuple[float, float] | None]] 
     (db.PoolExhausted("m"), grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", (0.125, 0.375)),
     (db.StorageFull("m"), grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL", None),
     (db.DatabaseUnavailable("m"), grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", (1.0, 1.0)),
+    (db.EmbeddingSpaceChanged("m"), grpc.StatusCode.UNAVAILABLE, "EMBEDDING_SPACE_CHANGED", (0.5, 0.5)),
     (db.SchemaMismatch("m"), grpc.StatusCode.FAILED_PRECONDITION, "SCHEMA_MISMATCH", None),
     (db.UnsupportedDatabase("m"), grpc.StatusCode.FAILED_PRECONDITION, "SCHEMA_MISMATCH", None),
     (embedding.RequestGivenUp("m", retry_after_s=2), grpc.StatusCode.UNAVAILABLE, "EMBEDDER_UNAVAILABLE", (2, 2)),
@@ -51,8 +52,11 @@ CASES: list[tuple[Exception, grpc.StatusCode, str, tuple[float, float] | None]] 
     (MalformedRequest("m"), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", None),
 ]
 
-# Never raised themselves, or turned into InvalidArgument where the field is known.
-UNMAPPED = {db.DatabaseError, embedding.EmbeddingError, embedding.TextNotEmbeddable}
+# Never raised themselves, or turned into InvalidArgument where the field is known, or raised in commands only.
+UNMAPPED = {
+    *(db.DatabaseError, embedding.EmbeddingError, embedding.TextNotEmbeddable),
+    *(db.ReembeddingConflict, db.ReembeddingBehind),
+}
 
 DETAILS: tuple[type[Message], ...] = (
     error_details_pb2.ErrorInfo,

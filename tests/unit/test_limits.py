@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from memory_service import config
 from memory_service.limits import limits_of
+from memory_service.settings.embedding import MAX_DIMENSIONS
 
 
 def test_sizes_are_those_of_the_contract() -> None:
@@ -21,7 +22,7 @@ def test_sizes_are_those_of_the_contract() -> None:
     # A batch fits a request, and the largest memory fits a reply.
     assert limits.max_batch_bytes < limits.max_request_bytes
     largest = limits.max_content_bytes + limits.max_summary_bytes + limits.max_metadata_bytes
-    assert largest + 4 * config.MAX_DIMENSIONS < limits.max_reply_bytes
+    assert largest + 4 * MAX_DIMENSIONS < limits.max_reply_bytes
 
 
 def test_times_are_those_of_the_settings() -> None:

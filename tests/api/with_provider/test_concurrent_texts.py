@@ -33,6 +33,7 @@ def server(databases: Databases, module_database_url: str, module_provider: Prov
             embedding_breaker_failures=5,
             embedding_breaker_cool_down_s=1,
             metrics_listen="127.0.0.1:0",
+            write_threads=20,
             pool_max_size=16,  # twenty callers at once are not more than it lets wait
         )
 

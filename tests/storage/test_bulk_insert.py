@@ -1,4 +1,4 @@
-"""Binary COPY: the rows it makes are those an INSERT makes, and what PostgreSQL refuses it refuses."""
+"""Rows stored from arrays are those that an INSERT of each makes, and what PostgreSQL refuses it refuses."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,12 +14,13 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from pgvector import HalfVector
 
-from db import copy_import, insert
+from db import bulk_insert, insert
 from db.connection import Connection
 from db.errors import CallCancelled, DatabaseError, InvalidValue
 from db.memory import NewMemory
 from db.pool import Database
 from db.vectors import Embedding, normalize, normalize_rows
+from db.wall import ACROSS_USERS
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_memories import NOW, new_memory, random_vector, rows, unit
 
@@ -51,12 +52,12 @@ VARIED: dict[str, dict[str, Any]] = {
 }
 
 
-def copy(database: Database, user_id: str, *memories: NewMemory) -> None:
-    database.write(database.call(), lambda conn: insert.insert_batch(conn, user_id, memories, now=NOW))
+def store_all(database: Database, user_id: str, *memories: NewMemory) -> None:
+    database.write(database.call(), lambda conn: insert.insert_batch(conn, user_id, memories, now=NOW), user_id=user_id)
 
 
 @pytest.mark.parametrize("dimensions", [8, 1_536])
-def test_a_copied_row_is_an_inserted_row(
+def test_a_row_stored_among_others_is_one_stored_alone(
     new_database: Callable[..., str], open_database: OpenDatabase, dimensions: int
 ) -> None:
     database = open_database(new_database(dimensions=dimensions))
@@ -65,13 +66,15 @@ def test_a_copied_row_is_an_inserted_row(
         if dimensions != 8 or "embedding" not in fields:
             fields = {**fields, "embedding": normalize(random_vector(seed, dimensions=dimensions))}  # noqa: PLW2901 - a copy
         memories.append(new_memory(**fields))
-    copied, inserted = LONGEST[:-1] + "c", LONGEST[:-1] + "i"
+    together, inserted = LONGEST[:-1] + "c", LONGEST[:-1] + "i"
 
-    copy(database, copied, *memories)
+    store_all(database, together, *memories)
     for memory in memories:
-        database.write(database.call(), partial(insert.insert, user_id=inserted, memory=memory, now=NOW))
+        database.write(
+            database.call(), partial(insert.insert, user_id=inserted, memory=memory, now=NOW), user_id=ACROSS_USERS
+        )
 
-    found = rows(database, ALL_COLUMNS, [copied])
+    found = rows(database, ALL_COLUMNS, [together])
     assert len(found) == len(VARIED)
     assert found == rows(database, ALL_COLUMNS, [inserted])
 
@@ -101,20 +104,20 @@ def test_a_refused_row_takes_all_with_it(
     memories = [new_memory(embedding=unit(dimensions=dimensions)) for _ in range(2)]
     memories.insert(position, new_memory(**wrong))
     with pytest.raises(InvalidValue):
-        copy(database, user_id, *memories)
+        store_all(database, user_id, *memories)
     assert rows(database, b"SELECT FROM users WHERE user_id = %s", [user_id]) == []
-    copy(database, user_id, new_memory())
+    store_all(database, user_id, new_memory())
 
 
 def test_a_conversation_that_does_not_exist_is_refused(database: Database, user_id: str) -> None:
     def change(conn: Connection) -> None:
-        copy_import.copy(conn, user_id, [new_memory(conversation_id="unknown")], now=NOW)
+        bulk_insert.insert_rows(conn, user_id, [new_memory(conversation_id="unknown")], now=NOW)
 
     with pytest.raises(DatabaseError):
-        database.write(database.call(), change)
+        database.write(database.call(), change, user_id=user_id)
 
 
-def test_nothing_is_copied_for_a_call_that_was_cancelled(database: Database, user_id: str) -> None:
+def test_nothing_is_stored_for_a_call_that_was_cancelled(database: Database, user_id: str) -> None:
     call = database.call()
 
     def change(conn: Connection) -> None:
@@ -122,7 +125,7 @@ def test_nothing_is_copied_for_a_call_that_was_cancelled(database: Database, use
         insert.insert_batch(conn, user_id, [new_memory()], now=NOW)
 
     with pytest.raises(CallCancelled):
-        database.write(call, change)
+        database.write(call, change, user_id=user_id)
     assert rows(database, b"SELECT FROM users WHERE user_id = %s", [user_id]) == []
 
 
@@ -160,4 +163,4 @@ def test_more_rows_than_a_block_are_normalized_alike() -> None:
 def test_halfvecs_are_encoded_as_pgvector_encodes_them(vectors: NDArray[np.float32]) -> None:
     embeddings = [normalize(row) for row in vectors]
     expected = [HalfVector(embedding.unit).to_binary() for embedding in embeddings]
-    assert list(copy_import.halfvecs(embeddings)) == expected
+    assert list(bulk_insert.halfvecs(embeddings)) == expected

@@ -1,0 +1,26 @@
+"""What a scenario is, and what it may say instead of a finding."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from faults.workload import Load
+
+Figures = dict[str, object]
+
+
+class NotPossible(Exception):
+    """This machine lacks what the scenario needs; the message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One fault."""
+
+    name: str
+    fault: str
+    """What happens."""
+    promise: str
+    """What callers may rely on, beside what is promised of every fault."""
+    how: str
+    """How it is brought about."""
+    run: Callable[[Load], Figures]

@@ -1,0 +1,5 @@
+"""Makes property tests repeatable."""
+
+from tests import property_profile
+
+property_profile.load()

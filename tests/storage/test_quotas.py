@@ -1,0 +1,190 @@
+"""Quotas: what a user may store, refused as a whole, exact for concurrent writers, and not counted for nothing."""
+
+from functools import partial
+from uuid import UUID, uuid4
+
+import pytest
+
+from db import usage
+from db.cancellation import Call
+from db.connection import Connection
+from db.pool import Database
+from db.usage import Usage
+from memory_service import config
+from memory_service.access.errors import QuotaExceeded
+from memory_service.access.quotas import NEAR_MEMORIES, NO_QUOTAS, REMEMBERED_S, UserQuotas, create_quotas
+from memory_service.limits import limits_of
+from memory_service.v1 import memory_pb2 as pb
+from memory_service.writing import Writing
+from tests.access.test_token_buckets import Clock
+from tests.storage.concurrency import at_once
+from tests.storage.sample_memories import DIMENSIONS, NOW, hard_delete, soft_delete
+
+VECTOR = pb.Vector(floats=pb.FloatArray(values=[1.0] * DIMENSIONS))
+BYTES_OF_ONE = len("text") + len("{}") + 2 * DIMENSIONS
+
+
+def writing_under(database: Database, *, memories: int = 0, bytes_: int = 0, clock: Clock | None = None) -> Writing:
+    allowed = Usage(memories=memories, bytes=bytes_)
+    return Writing(
+        database=database,
+        embeddings=None,
+        dimensions=DIMENSIONS,
+        limits=limits_of(config.load(embedder="none", embedding_dimensions=DIMENSIONS)),
+        clock=lambda: NOW,
+        quotas=UserQuotas(database, allowed, dimensions=DIMENSIONS, clock=clock or Clock()),
+    )
+
+
+def memory(content: str = "text") -> pb.NewMemory:
+    return pb.NewMemory(content=content, embedding=VECTOR)
+
+
+def insert(writing: Writing, user_id: str, content: str = "text", **fields: object) -> pb.InsertVectorResponse:
+    request = pb.InsertVectorRequest(user_id=user_id, memory=memory(content), **fields)  # type: ignore[arg-type]
+    return writing.insert(request, writing.database.call())
+
+
+def insert_batch(writing: Writing, user_id: str, count: int) -> None:
+    request = pb.BatchInsertVectorsRequest(user_id=user_id, memories=[memory()] * count)
+    writing.insert_batch(request, writing.database.call())
+
+
+def used(database: Database, user_id: str) -> Usage:
+    return database.read(
+        database.call(), lambda conn: usage.count(conn, user_id, dimensions=DIMENSIONS), user_id=user_id
+    )
+
+
+def test_without_settings_there_are_none(database: Database) -> None:
+    assert create_quotas(config.load(), database, dimensions=DIMENSIONS) is NO_QUOTAS
+    assert create_quotas(config.load(quota_bytes=1), database, dimensions=DIMENSIONS) is not NO_QUOTAS
+
+
+def test_a_user_may_store_so_many_and_no_more(database: Database, user_id: str) -> None:
+    writing = writing_under(database, memories=3)
+    first = UUID(insert(writing, user_id).memory.id)
+    insert_batch(writing, user_id, 2)
+    with pytest.raises(QuotaExceeded, match="has 3 memories, at most 3") as caught:
+        insert(writing, user_id)
+    assert caught.value.quota == "MEMORY_QUOTA_MEMORIES"
+    insert(writing, f"{user_id}-other")
+    soft_delete(database, user_id, first)
+    with pytest.raises(QuotaExceeded):
+        insert(writing, user_id)
+    hard_delete(database, user_id, first)
+    insert(writing, user_id)
+
+
+def test_a_batch_is_refused_as_a_whole(database: Database, user_id: str) -> None:
+    writing = writing_under(database, memories=5)
+    insert_batch(writing, user_id, 3)
+    with pytest.raises(QuotaExceeded):
+        insert_batch(writing, user_id, 3)
+    assert used(database, user_id).memories == 3
+    insert_batch(writing, user_id, 2)
+
+
+def test_bytes_are_those_of_texts_and_embeddings(database: Database, user_id: str) -> None:
+    writing = writing_under(database, bytes_=3 * BYTES_OF_ONE)
+    for _ in range(3):
+        stored = insert(writing, user_id).memory.id
+    assert used(database, user_id).bytes == 3 * BYTES_OF_ONE
+    with pytest.raises(QuotaExceeded) as caught:
+        insert(writing, user_id)
+    assert caught.value.quota == "MEMORY_QUOTA_BYTES"
+
+    def update(content: str) -> None:
+        request = pb.UpdateVectorRequest(
+            user_id=user_id, id=stored, memory=pb.Memory(content=content, embedding=VECTOR)
+        )
+        writing.update(request, database.call())
+
+    with pytest.raises(QuotaExceeded):
+        update("a longer text")
+    update("a")
+    update("text")
+
+
+def test_who_has_too_much_since_the_quota_was_lowered_may_still_make_less(database: Database, user_id: str) -> None:
+    stored = insert(writing_under(database, bytes_=10_000), user_id, "a long text").memory.id
+    writing = writing_under(database, bytes_=5)
+    request = pb.UpdateVectorRequest(user_id=user_id, id=stored, memory=pb.Memory(content="short", embedding=VECTOR))
+    writing.update(request, database.call())
+    assert used(database, user_id).bytes > 5
+
+
+def test_a_duplicate_that_is_skipped_needs_no_room(database: Database, user_id: str) -> None:
+    writing = writing_under(database, memories=1)
+    skip = pb.Duplicates(policy=pb.DUPLICATE_POLICY_SKIP)
+    insert(writing, user_id, "one", duplicates=skip)
+    assert insert(writing, user_id, "one", duplicates=skip).outcome == pb.INSERT_OUTCOME_SKIPPED
+    with pytest.raises(QuotaExceeded):
+        insert(writing, user_id, "two", duplicates=skip)
+    assert used(database, user_id).memories == 1
+
+
+def test_a_repeated_call_gets_its_reply_although_there_is_no_room_left(database: Database, user_id: str) -> None:
+    writing, request_id = writing_under(database, memories=1), str(uuid4())
+    first = insert(writing, user_id, request_id=request_id)
+    assert insert(writing, user_id, request_id=request_id) == first
+    with pytest.raises(QuotaExceeded):
+        insert(writing, user_id, request_id=str(uuid4()))
+
+
+def test_concurrent_writers_of_several_processes_store_exactly_the_quota(database: Database, user_id: str) -> None:
+    processes = [writing_under(database, memories=20) for _ in range(2)]
+
+    def store(writing: Writing) -> int:
+        stored = 0
+        for number in range(8):
+            try:
+                # With and without a request id, which locks the user's row first.
+                insert(writing, user_id, request_id=str(uuid4()) if number % 2 else "")
+                stored += 1
+            except QuotaExceeded:
+                pass
+        return stored
+
+    ended = at_once([partial(store, processes[number % 2]) for number in range(6)])
+    assert sum(future.result() for future in ended) == 20
+    assert used(database, user_id).memories == 20
+
+
+class CountedDatabase(UserQuotas):
+    """Quotas that tell how often they count."""
+
+    counts = 0
+
+    def _count(self, conn: Connection, user_id: str) -> Usage:
+        self.counts += 1
+        return super()._count(conn, user_id)
+
+
+def test_far_from_the_quota_a_user_is_counted_once_in_ten_seconds(database: Database, user_id: str) -> None:
+    clock = Clock()
+    allowed = Usage(memories=NEAR_MEMORIES + 10)
+    quotas = CountedDatabase(database, allowed, dimensions=DIMENSIONS, clock=clock)
+
+    def write(adding: int) -> None:
+        """Claims to store so many, and stores none."""
+        room = quotas.expect(user_id, lambda: Usage(memories=adding), Call(), certain=True)
+
+        def store(conn: Connection) -> None:
+            with room.enforced(conn, now=NOW):
+                pass
+
+        database.write(database.call(), store, user_id=user_id)
+
+    for _ in range(5):
+        write(2)
+    assert quotas.counts == 1
+    # What has been let in counts: now the quota seems near.
+    write(1)
+    assert quotas.counts == 2
+    clock.now += REMEMBERED_S + 1
+    write(2)
+    assert quotas.counts == 3
+    # More than ten at once is near in any case: first seen, then counted before and after.
+    write(11)
+    assert quotas.counts == 6
