@@ -49,7 +49,7 @@ demo: $(VENV)/.installed ## Store a few hundred texts for several users and sear
 	$(BIN)/python examples/demo.py
 
 .PHONY: test
-test: $(VENV)/.installed-dev ## Run the tests, but for the dozen that take longest (under 5 minutes)
+test: $(VENV)/.installed-dev ## Run the tests, but for those that take longest (under 5 minutes)
 	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not long" $(ARGS)
 
 .PHONY: test-all

@@ -4,6 +4,7 @@ Fixtures live in modules called fix_<subject>.py; read their docstrings before w
 """
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,12 @@ pytest_plugins = ["tests.fix_database", "tests.fix_server"]
 
 SCRUBBED_PREFIXES = ("MEMORY_", "OPENAI_", "PG")
 SCRUBBED_NAMES = frozenset({"DATABASE_URL"})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Lets Ctrl-C reach the processes that tests start: in the background a shell starts all with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

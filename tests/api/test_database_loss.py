@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import psycopg
+import pytest
 
 from db import migrate
 from db.embedded import EmbeddedPostgres, postmaster
@@ -97,6 +98,7 @@ def test_while_the_database_is_down_calls_are_unavailable_and_then_served_again(
         assert server.stop() == 0
 
 
+@pytest.mark.long
 def test_kill_9_of_postgres_under_load_loses_nothing_that_was_confirmed(
     start_server: StartServer, data_dir: Path
 ) -> None:

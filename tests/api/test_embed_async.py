@@ -217,6 +217,7 @@ def test_what_supersedes_a_waiting_memory_is_embedded_and_both_can_be_found(
     assert len(nearest(stub, user_id, "music")) == 2
 
 
+@pytest.mark.long
 def test_what_one_process_stored_another_one_embeds(start_server: StartServer, new_database: NewDatabase) -> None:
     url = new_database(dimensions=None)
     migrate.upgrade(url, EmbeddingSpace(MODEL, DIMENSIONS))

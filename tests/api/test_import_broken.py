@@ -187,6 +187,7 @@ def test_shutting_down_ends_idle_streams_at_once(start_server: StartServer, user
     assert {event["level"] for event in server.log.events("call")} == {"info"}
 
 
+@pytest.mark.long
 def test_shutting_down_finishes_the_chunk_under_way(start_server: StartServer, database_url: str, user_id: str) -> None:
     server = start_server(database_url=database_url, drain_grace_s=20)
     with psycopg.connect(database_url) as blocker, ImportStream(server.stub, user_id) as stream:

@@ -26,7 +26,7 @@ def test_kill_9_of_a_server_process(database_url: str) -> None:
     assert not shortfalls(figures), figures
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_callers_that_send_next_to_nothing(database_url: str) -> None:
     figures = callers.slow_on(database_url, FEW, seconds=1, embedding_model=MODEL)
     assert not shortfalls(figures), figures

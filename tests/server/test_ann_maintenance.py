@@ -80,6 +80,7 @@ def test_processes_leave_maintenance_to_one(url: str, start_server: StartServer)
     follower.log.wait_for("ann_maintenance_leads")
 
 
+@pytest.mark.long
 def test_stopping_does_not_wait_for_a_build(url: str, start_server: StartServer) -> None:
     clustered.wish(url, OWNER)
     server = start_server(database_url=url, **{**SETTINGS, "hnsw_ef_construction": 1_000})

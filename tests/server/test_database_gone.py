@@ -176,7 +176,7 @@ def get_stats(server: ServerProcess) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_health_follows_a_database_that_goes_and_comes_back(start_server: StartServer, data_dir: Path) -> None:
     postgres = EmbeddedPostgres.start(data_dir, settings=FAST)
     try:

@@ -235,6 +235,7 @@ def test_sigterm_under_load_loses_no_acknowledged_call(
     watch.cancel()
 
 
+@pytest.mark.long
 def test_a_statement_that_hangs_is_cut_off_with_its_call(start_server: StartServer, new_database: NewDatabase) -> None:
     url = new_database()
     server = start_server(database_url=url, drain_grace_s=0.5)

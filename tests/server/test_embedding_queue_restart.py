@@ -54,6 +54,7 @@ def ready(stub: MemoryServiceStub, ids: list[str]) -> bool:
     return set(states.values()) == {pb.EMBEDDING_STATE_READY}
 
 
+@pytest.mark.long
 def test_what_a_killed_process_had_taken_is_embedded_by_another(
     start_server: StartServer, settings: dict[str, Any], provider: Provider
 ) -> None:

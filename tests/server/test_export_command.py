@@ -200,6 +200,7 @@ def test_a_reader_that_has_enough_ends_the_export(server: ServerProcess, user_id
     assert complaint == "memory-service: the output was closed before everything was written\n"
 
 
+@pytest.mark.long
 def test_a_page_that_fails_is_asked_for_again(
     start_server: StartServer, database_url: str, user_id: str, tmp_path: Path
 ) -> None:

@@ -243,7 +243,7 @@ def test_a_client_that_asks_nothing_keeps_nobody_waiting(address: str) -> None:
         assert "grpc_server_started_total" in read(address)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_worker_is_a_target_of_its_own(start_server: StartServer) -> None:
     first = free_ports(2)
     server = start_server(workers=2, metrics_listen=f"127.0.0.1:{first}")

@@ -191,6 +191,7 @@ def test_a_service_that_cannot_embed_with_the_new_model_goes_on_without_texts(
     assert failure(lambda: server.stub.SearchSimilar(by_old_vector, timeout=10)).reason == "DIMENSION_MISMATCH"
 
 
+@pytest.mark.long
 def test_the_database_wins_when_a_service_starts_until_the_move_is_cleaned_up(
     start_server: StartServer, settings: dict[str, Any]
 ) -> None:

@@ -253,6 +253,7 @@ def other(value: Scalar) -> Scalar:
     condition=sample_conditions.conditions,
 )
 @settings(max_examples=300)
+@pytest.mark.long
 def test_any_condition_on_any_metadata(
     connection: psycopg.Connection, document: dict[str, Any], condition: Condition
 ) -> None:

@@ -229,7 +229,7 @@ def stuck_sessions(watcher: psycopg.Connection) -> int:
     return int(row[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_migration_does_not_queue_for_a_table_for_ever(empty_database_url: str) -> None:
     migrate.upgrade(empty_database_url, SPACE, revision="0001")
     with psycopg.connect(empty_database_url) as blocker:

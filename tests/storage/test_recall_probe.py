@@ -178,7 +178,7 @@ def find(database: Database, user_id: str, wanted: Nearest, tuning: SearchTuning
 BAD = SearchTuning(candidates_factor=6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bad_tuning_is_noticed_and_mended(
     database: Database, user: str, vectors: NDArray[np.float32], start_probe: StartProbe, reports: Reports
 ) -> None:

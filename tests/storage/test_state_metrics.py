@@ -14,6 +14,7 @@ from db.search_plan import Plan, SearchTuning
 from db.search_tuning import ENOUGH, TuningState
 from db.wall import ACROSS_USERS
 from memory_service.state_metrics import StateMetrics
+from tests.api.waiting import eventually
 from tests.fix_database import NewDatabase
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_memories import LATER, NOW, new_memory, store
@@ -57,8 +58,9 @@ def test_the_pool_in_use(state: StateMetrics) -> None:
         pool = {sample.name: sample.value for family in state.collect() for sample in family.samples}
         return pool["memory_pool_size"] - pool["memory_pool_available"]
 
-    assert state.database.read(state.database.call(), busy, user_id=ACROSS_USERS) == 1
-    assert busy() == 0
+    # One, and perhaps another that is just being made.
+    assert 1 <= state.database.read(state.database.call(), busy, user_id=ACROSS_USERS) <= 2
+    eventually(lambda: busy() == 0)
     assert value(state, "memory_pool_requests_total") >= 1
     assert value(state, "memory_pool_connections_total") >= 1
     assert 0 < value(state, "memory_pool_connections_seconds_total") < 60
