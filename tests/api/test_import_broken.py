@@ -210,6 +210,7 @@ def test_shutting_down_finishes_the_chunk_under_way(start_server: StartServer, d
         assert not resumed.store([new_memory("chunk")]).already_stored
 
 
+@pytest.mark.long
 def test_a_killed_server_has_stored_what_was_acknowledged(
     start_server: StartServer, database_url: str, user_id: str
 ) -> None:

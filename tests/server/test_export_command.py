@@ -181,6 +181,7 @@ def test_what_cannot_be_written_is_said_in_one_line(
     assert complaint in told
 
 
+@pytest.mark.long
 def test_a_reader_that_has_enough_ends_the_export(server: ServerProcess, user_id: str, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "in.jsonl", [line(number, content="x" * 1_000) for number in range(2_500)])
     assert run_here("import", str(path), "--user", user_id, "--address", server.address) == 0

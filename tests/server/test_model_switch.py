@@ -162,6 +162,7 @@ def test_texts_are_stored_and_found_throughout_a_move_there_and_back(
         connection.execute("SELECT standby_embedding FROM memory_entries")
 
 
+@pytest.mark.long
 def test_a_service_that_cannot_embed_with_the_new_model_goes_on_without_texts(
     start_server: StartServer, settings: dict[str, Any]
 ) -> None:

@@ -24,11 +24,20 @@ OpenDatabase = Callable[..., Database]
 """`open_database(url: str, **options) -> Database`; options are those of PoolOptions."""
 
 
+def open_filled(database: Database, *, connections: int) -> None:
+    """Opens a pool and waits for all its first connections; `open` itself waits for one.
+
+    psycopg_pool draws their lifetimes from `random`, and Hypothesis stops a test in which that moves meanwhile.
+    """
+    database.open()
+    eventually(lambda: database.statistics().get("pool_available", 0) >= connections)
+
+
 @pytest.fixture(scope="module")
 def database(module_database_url: str) -> Iterator[Database]:
     """A pool over the module's database, with room for the threads of a test."""
     database = Database(module_database_url, PoolOptions(min_size=2, max_size=8, timeout_s=10.0))
-    database.open()
+    open_filled(database, connections=2)
     yield database
     database.close()
 
@@ -48,8 +57,7 @@ def open_database() -> Iterator[OpenDatabase]:
             pool_options = PoolOptions(**{"min_size": 1, "max_size": 4, **options})
             database = Database(url, pool_options)
             closing.callback(database.close)
-            database.open()  # which waits for the first connection only
-            eventually(lambda: database.statistics().get("pool_available", 0) >= pool_options.min_size)
+            open_filled(database, connections=pool_options.min_size)
             return database
 
         yield open_pool

@@ -75,6 +75,7 @@ def shown(found: set[int]) -> list[dict[str, Any]]:
 
 @given(condition=sample_conditions.conditions)
 @settings(max_examples=300)
+@pytest.mark.long
 def test_a_condition_finds_what_it_says(matching: Matching, condition: Condition) -> None:
     assert shown(matching(condition)) == shown(expected(condition))
 

@@ -71,6 +71,7 @@ def works(database: Database) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_killed_server_is_unavailable_until_it_is_back(
     server: EmbeddedPostgres, data_dir: Path, open_database: OpenDatabase
 ) -> None:
