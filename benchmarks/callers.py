@@ -4,23 +4,19 @@ A caller asks, waits for the answer, notes the time it took, and asks again. Que
 starts; ids are turned into rows after it has stopped.
 """
 
-import multiprocessing
-import signal
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any, Protocol, Self
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.process_group import ProcessGroup, Work
 from benchmarks.question import Answer, Question
-
-LEAVE_S = 10.0
 
 
 class Asker(Protocol):
@@ -72,34 +68,17 @@ class Round:
         return float(np.percentile(self.latencies_s, 99)) * 1e3
 
 
-class Callers:
+class Callers(ProcessGroup):
     """`processes` times `threads` callers of one source, connected once and kept warm."""
 
     def __init__(self, source: Source, *, processes: int = 1, threads: int = 1) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._threads = threads
-        self._pipes: list[Connection[Any, Any]] = []
-        self._processes = []
-        for _ in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve_jobs, args=(theirs, source, threads), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
-        try:
-            for pipe in self._pipes:
-                received(pipe)
-        except BaseException:  # also a time limit: nobody else would end the processes
-            self.close()
-            raise
+        """Starts and connects them."""
+        super().__init__([partial(_open_askers, source, threads)] * processes)
 
     def run(self, job: Job) -> Round:
         """Runs a job; its questions are dealt out to the processes, and within them to the threads."""
-        count = len(self._pipes)
-        for start, pipe in enumerate(self._pipes):
-            pipe.send(Job(job.questions[start::count], job.seconds))
-        parts: list[Round] = [received(pipe) for pipe in self._pipes]
+        count = self.size
+        parts: list[Round] = self.work([Job(job.questions[start::count], job.seconds) for start in range(count)])
         return Round(
             np.concatenate([part.latencies_s for part in parts]),
             [answer for part in parts for answer in part.answers],
@@ -107,59 +86,13 @@ class Callers:
             sum(part.calls_per_s for part in parts),
         )
 
-    def close(self) -> None:
-        """Ends the processes."""
-        for pipe in self._pipes:
-            with suppress(OSError):  # a process that has died is told nothing
-                pipe.send(None)
-        ends_at = time.monotonic() + LEAVE_S
-        for process in self._processes:
-            process.join(max(0.0, ends_at - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def received(pipe: "Connection[Any, Any]") -> Any:
-    """Returns what a process sent; raises what it could not do."""
-    result = pipe.recv()
-    if isinstance(result, Exception):
-        raise result
-    return result
-
-
-def _serve_jobs(pipe: "Connection[Any, Any]", source: Source, threads: int) -> None:
-    """Runs in the caller's process until told to end, or until whoever tells it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, who then ends this process
-    try:
-        askers = [source.connect() for _ in range(threads)]
-    except Exception as error:  # noqa: BLE001 - the driver raises it
-        pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
-        return
-    pipe.send("ready")
-    while (job := _next_job(pipe)) is not None:
-        try:
-            pipe.send(_run(askers, job))
-        except Exception as error:  # noqa: BLE001 - the driver raises it
-            pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
+def _open_askers(source: Source, threads: int, closing: ExitStack) -> Work:
+    """Connects one process's callers, and returns what runs a job with them."""
+    askers = [source.connect() for _ in range(threads)]
     for asker in askers:
-        asker.close()
-
-
-def _next_job(pipe: "Connection[Any, Any]") -> Job | None:
-    try:
-        job: Job | None = pipe.recv()
-    except EOFError:
-        return None
-    return job
+        closing.callback(asker.close)
+    return partial(_run, askers)
 
 
 @dataclass(slots=True)

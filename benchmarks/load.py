@@ -4,7 +4,6 @@ Requests are serialized beforehand and replies are not parsed: what these proces
 lacks.
 """
 
-import multiprocessing
 import random
 import threading
 import time
@@ -13,15 +12,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.callers import LEAVE_S, received
 from benchmarks.client import open_channel
+from benchmarks.process_group import ProcessGroup, Work
 
 SEED = 17
 CHANNELS = 4
@@ -90,75 +88,29 @@ class Replies:
         self.latencies_s += other.latencies_s
 
 
-class LoadGenerators:
+class LoadGenerators(ProcessGroup):
     """Processes that call one service; connected once."""
 
     def __init__(self, address: str, calls: Sequence[Call], *, processes: int, deadline_s: float) -> None:
         """Starts them. Each draws from `calls`, which have `deadline_s` to be answered."""
-        context = multiprocessing.get_context("spawn")
-        self._pipes: list[Any] = []
-        self._processes = []
-        for number in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve_loads, args=(theirs, address, calls, deadline_s, SEED + number), daemon=True
-            )
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
-        try:
-            for pipe in self._pipes:
-                received(pipe)
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(
+            [partial(_open_generator, address, calls, deadline_s, SEED + number) for number in range(processes)]
+        )
 
     def run(self, load: Load) -> Replies:
         """Puts the load on the service and returns what came of it."""
-        for pipe in self._pipes:
-            pipe.send(load.share(len(self._pipes)))
         replies = Replies(load.seconds)
-        for pipe in self._pipes:
-            replies.add(received(pipe))
+        for part in self.work([load.share(self.size)] * self.size):
+            replies.add(part)
         return replies
 
-    def close(self) -> None:
-        """Ends the processes."""
-        for pipe in self._pipes:
-            with suppress(OSError):  # a process that has died is told nothing
-                pipe.send(None)
-        ends_at = time.monotonic() + LEAVE_S
-        for process in self._processes:
-            process.join(max(0.0, ends_at - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _serve_loads(pipe: Any, address: str, calls: Sequence[Call], deadline_s: float, seed: int) -> None:
-    """Runs in the process until told to end, or until whoever tells it is gone."""
-    with ExitStack() as closing:
-        channels = [closing.enter_context(open_channel(address)) for _ in range(CHANNELS)]
-        try:
-            for channel in channels:
-                grpc.channel_ready_future(channel).result(timeout=10)
-            generator = _Generator(channels, calls, deadline_s, seed)
-            pipe.send("ready")
-            while (load := pipe.recv()) is not None:
-                pipe.send(generator.run(load))
-        except EOFError:
-            return
-        except Exception as error:  # noqa: BLE001 - the driver raises it
-            pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
+def _open_generator(address: str, calls: Sequence[Call], deadline_s: float, seed: int, closing: ExitStack) -> Work:
+    """Connects one process, and returns what puts its share of a load on the service."""
+    channels = [closing.enter_context(open_channel(address)) for _ in range(CHANNELS)]
+    for channel in channels:
+        grpc.channel_ready_future(channel).result(timeout=10)
+    return _Generator(channels, calls, deadline_s, seed).run
 
 
 class _Generator:

@@ -14,14 +14,12 @@ from memory_service.executors import run_on
 from memory_service.import_streams import ImportStreams
 from memory_service.limits import Limits
 from memory_service.ranking_request import RankingDefaults
+from memory_service.rpc_call import call_of
 from memory_service.server_info import DatabaseState, ServerFacts, Serving, server_info
 from memory_service.stack import Stack
 from memory_service.succession import Succession
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceServicer
-
-# gRPC reports a missing deadline as some 292 years.
-NO_DEADLINE_S = 1e8
 
 Reply = TypeVar("Reply")
 
@@ -65,13 +63,13 @@ class MemoryServicer(MemoryServiceServicer):
         The first attempt has then changed nothing: it got no connection, or none that lived to commit.
         """
         with self._stacks.lend() as stack:
-            call = _begin(stack, context)
+            call = call_of(context, stack.new_call)
             try:
                 return behave(stack, call)
             except EmbeddingSpaceChanged:
                 self._stacks.follow(stack, timeout_s=call.remaining_s())
         with self._stacks.lend() as stack:
-            return behave(stack, _begin(stack, context))
+            return behave(stack, call_of(context, stack.new_call))
 
     def InsertVector(self, request: pb.InsertVectorRequest, context: grpc.ServicerContext) -> pb.InsertVectorResponse:  # noqa: N802
         """See the contract."""
@@ -88,7 +86,7 @@ class MemoryServicer(MemoryServiceServicer):
     ) -> Iterator[pb.ImportVectorsResponse]:
         """See the contract."""
         with self._stacks.lend() as stack, self._imports.admit(stack.importing.read(request_iterator)) as chunks:
-            yield from stack.importing.store(chunks, _begin(stack, context))
+            yield from stack.importing.store(chunks, call_of(context, stack.new_call))
 
     def GetVector(self, request: pb.GetVectorRequest, context: grpc.ServicerContext) -> pb.GetVectorResponse:  # noqa: N802
         """See the contract."""
@@ -150,12 +148,3 @@ class MemoryServicer(MemoryServiceServicer):
         else:
             state = DatabaseState(stored, None if stored.move is None else self._backfill())
         return server_info(self._facts, Serving(stack.embedder, stack.space), self._limits, self._ranking, state)
-
-
-def _begin(stack: Stack, context: grpc.ServicerContext) -> Call:
-    remaining_s = context.time_remaining()
-    call = stack.new_call(remaining_s if remaining_s < NO_DEADLINE_S else None)
-    # Runs when the RPC ends for whatever reason; what still runs for it then has lost its reader.
-    if not context.add_callback(call.cancel):
-        call.cancel()
-    return call

@@ -12,7 +12,6 @@ from db.access import AccessBuffer
 from db.ann_demand import AnnDemand
 from db.ann_maintenance import AnnMaintenance
 from db.ann_registry import AnnRegistry
-from db.cancellation import Call
 from db.pool import Database
 from db.recall_probe import RecallProbe
 from db.schema import EmbeddingSpace
@@ -31,6 +30,7 @@ from memory_service.limits import Limits
 from memory_service.metrics import Metrics
 from memory_service.ranking_request import RankingDefaults
 from memory_service.recall import Recall
+from memory_service.rpc_call import NewCall
 from memory_service.search_outcome import Outcome
 from memory_service.searching import Searching
 from memory_service.space_settings import SpaceSettings
@@ -66,8 +66,8 @@ class Stack:
     searching: Searching
     recall: Recall
     global_recall: GlobalRecall
-    new_call: Callable[[float | None], Call]
-    """Makes a call that may run for so many seconds, and meets no embeddings of another space."""
+    new_call: NewCall
+    """Makes a call that meets no embeddings of another space."""
     end_work: Callable[[], None]
     """Ends what it does beside calls."""
     close: Callable[[], None]
