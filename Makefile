@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
 SUPPLY_VENV := .venv-supply
+DEPLOYED_VENV := .venv-deployed
 PROTOS := $(wildcard protos/memory_service/v1/*.proto)
 
 .PHONY: help
@@ -122,11 +123,17 @@ $(SUPPLY_VENV)/.installed: Makefile
 audit: $(VENV)/.installed-dev $(SUPPLY_VENV)/.installed ## Look for known vulnerabilities in what is installed (needs the network)
 	$(SUPPLY_VENV)/bin/python scripts/audit_dependencies.py $(ARGS)
 
+# Without the development tools that are in .venv.
+$(DEPLOYED_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DEPLOYED_VENV)
+	@$(DEPLOYED_VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[all]'
+	@touch $@
+
 .PHONY: sbom
-sbom: $(VENV)/.installed $(SUPPLY_VENV)/.installed ## List what is installed as CycloneDX, in dist/sbom.json
+sbom: $(DEPLOYED_VENV)/.installed $(SUPPLY_VENV)/.installed ## List what a deployment consists of as CycloneDX, in dist/sbom.json
 	@mkdir -p dist
 	$(SUPPLY_VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
-		--output-reproducible --output-file dist/sbom.json $(BIN)/python
+		--output-reproducible --output-file dist/sbom.json $(DEPLOYED_VENV)/bin/python
 
 .PHONY: docs
 docs: $(VENV)/.installed-dev ## Write the generated parts of the documentation
@@ -151,4 +158,4 @@ image: ## Build the container image
 
 .PHONY: clean
 clean: ## Remove environments, caches and build products (not your data)
-	rm -rf $(VENV) $(PROTO_VENV) $(SUPPLY_VENV) .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build
+	rm -rf $(VENV) $(PROTO_VENV) $(SUPPLY_VENV) $(DEPLOYED_VENV) .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build

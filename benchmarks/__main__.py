@@ -2,24 +2,21 @@
 
 import argparse
 import importlib
-import logging
-import signal
 import sys
-import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
-import structlog
-
-from benchmarks import machine, plots, report
-from benchmarks.instance import Instance
-from benchmarks.outcome import Circumstances, Outcome
+from benchmarks import plots, report
 from benchmarks.part import Bench, Part
 from benchmarks.scale import SCALES, Scale
 from benchmarks.tables import Tables
-from benchmarks.time_limit import time_limit
+from harness import machine
+from harness.attempt import Attempt
+from harness.instance import Instance
+from harness.outcome import Outcome, PartResult
+from harness.report import target_table, verdicts
+from harness.runner import prepare_process, run_parts, say
 
 # In an order that makes each table once: those that need the same one follow one another.
 PARTS = {
@@ -35,25 +32,18 @@ PARTS = {
     "overload": "overload",
 }
 RESULTS = Path(__file__).parent / "results"
-REASON_CHARACTERS = 300
 
 
 def main() -> int:
     """Runs the chosen parts; returns 0 when all of them could be measured, whatever they found."""
     arguments = _arguments()
-    logging.basicConfig(level=logging.WARNING)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    signal.signal(signal.SIGTERM, _leave)
+    prepare_process()
     chosen = list(dict.fromkeys(arguments.only or PARTS))
     measured = measure(SCALES[arguments.mode], chosen, folder=arguments.out, resume=arguments.resume)
-    print("\n".join(report.target_table(report.targets(measured.data["parts"].values()))))
+    print("\n".join(target_table(measured.data)))
     for path in (measured.path, measured.path.with_suffix(".md")):
         print(path)
     return 0 if all(measured.has(name) for name in chosen) else 1
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> None:
-    sys.exit("ended by SIGTERM")  # as an exception, so that servers and PostgreSQL are stopped on the way out
 
 
 def measure(scale: Scale, chosen: Sequence[str], *, folder: Path, resume: bool = False) -> Outcome:
@@ -62,52 +52,30 @@ def measure(scale: Scale, chosen: Sequence[str], *, folder: Path, resume: bool =
         bench = Bench(scale, instance, Tables(instance, scale))
         outcome = Outcome(folder / f"{scale.name}.json", scale, machine=machine.facts(), postgres=instance.settings())
         if outcome.starts_anew:
-            _say(f"{outcome.path.name} is of another machine or of other sizes: beginning anew")
-        for number, name in enumerate(chosen, start=1):
-            if resume and outcome.has(name):
-                _say(f"[{number}/{len(chosen)}] {name}: there already")
-                continue
-            _say(f"[{number}/{len(chosen)}] {name} ...")
-            _measure_part(bench, name, outcome)
+            say(f"{outcome.path.name} is of another machine or of other sizes: beginning anew")
+        there = [name for name in chosen if resume and outcome.has(name)]
+        for name in there:
+            say(f"{name}: there already")
+        parts = {name: partial(_run, name, bench) for name in chosen if name not in there}
+
+        def keep(name: str, ended: Attempt[PartResult]) -> Iterable[str]:
+            outcome.take(name, ended)
             _write_up(outcome)
+            return [] if ended.result is None else verdicts(ended.result.targets)
+
+        run_parts(parts, keep, limit_s=scale.part_limit_s)
     return outcome
 
 
-def _measure_part(bench: Bench, name: str, outcome: Outcome) -> None:
+def _run(name: str, bench: Bench) -> PartResult:
     part: Part = importlib.import_module(f"benchmarks.parts.{PARTS[name]}").run
-    started_at, began, load = datetime.now(UTC), time.monotonic(), machine.load_average()
-
-    def circumstances() -> Circumstances:
-        return Circumstances(
-            started_at=started_at,
-            duration_s=time.monotonic() - began,
-            load_before=load,
-            load_after=machine.load_average(),
-            revision=machine.revision(),
-        )
-
-    try:
-        with time_limit(bench.scale.part_limit_s):
-            result = part(bench)
-    except Exception as error:  # noqa: BLE001 - the other parts are to run; the report says what befell this one
-        reason = f"{type(error).__name__}: {error}"
-        outcome.fail(name, " ".join(reason.split())[:REASON_CHARACTERS], circumstances())
-        _say(f"{name}: failed after {time.monotonic() - began:.0f} s: {reason}")
-        return
-    outcome.add(name, result, circumstances())
-    _say(f"{name}: {time.monotonic() - began:.0f} s")
-    for target in result.targets:
-        _say(f"  {target.verdict}: {target.name}: {report.number(target.measured)} {target.unit}")
+    return part(bench)
 
 
 def _write_up(outcome: Outcome) -> None:
     if outcome.data["parts"]:
         outcome.path.with_suffix(".md").write_text(report.as_markdown(outcome.data), encoding="utf-8")
         plots.draw(outcome.data, outcome.path.parent)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:

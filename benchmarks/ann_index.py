@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from benchmarks.progress import say
 from benchmarks.scale import Scale
-from benchmarks.service_process import environment
 from benchmarks.tables import Table
+from harness.service_process import environment
 
 MIN_ROWS = 20_000
 """The setting's default. Smaller scales set it to the size of their large user."""

@@ -1,7 +1,5 @@
 """Asks the service through its generated stubs, as any caller would; embeddings travel as f32_le bytes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -9,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.question import CONTENT, LIMIT, NONE, Answer, Question, Restriction
+from harness.channel import open_channel
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 
@@ -41,18 +40,6 @@ class ServiceAsker:
     def close(self) -> None:
         """Closes the connection."""
         self._channel.close()
-
-
-def open_channel(address: str) -> grpc.Channel:
-    """Returns a channel with a connection of its own: by default, gRPC shares them between channels."""
-    return grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-
-
-@contextmanager
-def open_stub(address: str) -> Iterator[MemoryServiceStub]:
-    """Yields a stub with a connection of its own, in this process."""
-    with open_channel(address) as channel:
-        yield MemoryServiceStub(channel)
 
 
 def insert_request(question: Question) -> pb.InsertVectorRequest:

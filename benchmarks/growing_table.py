@@ -11,6 +11,7 @@ from benchmarks.progress import say
 from benchmarks.question import Question
 from benchmarks.tables import Tables
 from db import sign_bits
+from harness.instance import settle
 
 NAME = "growing"
 SEED = 30
@@ -53,7 +54,7 @@ class GrowingTable:
                 self._copies = 1
             while self._copies * len(self._collection) < rows:
                 self._add_copy(connection)
-            loading.settle(connection)
+        settle(self.url)
 
     def _add_copy(self, connection: psycopg.Connection) -> None:
         users = [user.name for user in self._collection.users]

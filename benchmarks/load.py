@@ -18,8 +18,8 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.client import open_channel
 from benchmarks.process_group import ProcessGroup, Work
+from harness.channel import open_channel
 
 SEED = 17
 CHANNELS = 4

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from benchmarks.collection import Collection, id_of
 from benchmarks.progress import Progress
 from db import sign_bits
+from harness.instance import settle
 
 BEGUN_AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -48,7 +49,7 @@ def store(url: str, collection: Collection, *, rows: NDArray[np.int64] | None = 
     with connect(url) as connection:
         store_owners(connection, collection, stored)
         copy(connection, collection, stored, progress=Progress(f"storing {len(stored):,} memories", len(stored)))
-        settle(connection)
+    settle(url)
 
 
 def store_owners(connection: psycopg.Connection, collection: Collection, rows: NDArray[np.int64]) -> None:
@@ -98,12 +99,6 @@ def copy(
 def signs_of(vector: NDArray[np.float32]) -> bytes:
     """Returns what pgvector's binary_quantize makes of a vector as COPY takes it: how many bits, then the bits."""
     return struct.pack("!i", len(vector)) + np.packbits(vector.astype(np.float16) > 0).tobytes()
-
-
-def settle(connection: psycopg.Connection) -> None:
-    """Vacuums (index-only scans need the visibility map), analyzes, and gets the checkpoint out of the way."""
-    connection.execute("VACUUM (ANALYZE)")
-    connection.execute("CHECKPOINT")
 
 
 def conversation_id(conversation: np.int64) -> str:

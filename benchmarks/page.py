@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.generated_sections import filled, write_or_check
-from benchmarks.outcome import Json, read
-from benchmarks.report import circumstances, number, table, target_table, targets
+from harness.generated_sections import filled, write_or_check
+from harness.report import circumstances, figures_of, number, table, target_table
+from harness.results_file import Json, read
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -33,12 +33,12 @@ def _absent() -> list[str]:
 
 def _targets(data: Json) -> list[str]:
     missing = [name for name, part in data["parts"].items() if "failed" in part]
-    lines = [circumstances(data), "", *target_table(targets(data["parts"].values()))]
+    lines = [circumstances(data), "", *target_table(data)]
     return [*lines, "", f"Not measured: {', '.join(missing)}."] if missing else lines
 
 
 def _small_users(data: Json) -> list[str]:
-    if (figures := _figures(data, "small-users")) is None:
+    if (figures := figures_of(data, "small-users")) is None:
         return _not_measured("small-users")
     answers = figures["answers"]
     summary = (
@@ -52,7 +52,7 @@ def _small_users(data: Json) -> list[str]:
 
 
 def _middle_user(data: Json) -> list[str]:
-    if (figures := _figures(data, "middle-user")) is None:
+    if (figures := figures_of(data, "middle-user")) is None:
         return _not_measured("middle-user")
     lines: list[str] = []
     for kind, found in figures.items():
@@ -67,7 +67,7 @@ def _middle_user(data: Json) -> list[str]:
 
 
 def _large_user(data: Json) -> list[str]:
-    if (figures := _figures(data, "large-user")) is None:
+    if (figures := figures_of(data, "large-user")) is None:
         return _not_measured("large-user")
     rows = [("no filter", *_answers(figures["answers"]))]
     rows += [(f"filter on {title}", *_answers(found)) for title, found in figures["filtered"].items()]
@@ -87,7 +87,7 @@ def _large_user(data: Json) -> list[str]:
 
 def _growth(data: Json) -> list[str]:
     lines: list[str] = []
-    if (figures := _figures(data, "user-growth")) is not None:
+    if (figures := figures_of(data, "user-growth")) is not None:
         rows = [
             (
                 number(point["memories"]),
@@ -99,7 +99,7 @@ def _growth(data: Json) -> list[str]:
             for point in figures["by_user_size"]
         ]
         lines += table(("memories of the user", "floor p50, ms", "service p50, ms", "recall@10", "plans"), rows)
-    if (figures := _figures(data, "table-growth")) is not None:
+    if (figures := figures_of(data, "table-growth")) is not None:
         steps = [
             (
                 number(point["rows_in_table"]),
@@ -120,31 +120,31 @@ def _growth(data: Json) -> list[str]:
 
 def _other(data: Json) -> list[str]:
     lines: list[str] = []
-    if (figures := _figures(data, "import")) is not None:
+    if (figures := figures_of(data, "import")) is not None:
         lines.append(
             f"- Import of {figures['memories']:,} memories: {number(figures['service_memories_per_s'])} a second "
             f"through ImportVectors, {number(figures['floor_memories_per_s'])} by COPY BINARY in process."
         )
-    if (figures := _figures(data, "batch")) is not None:
+    if (figures := figures_of(data, "batch")) is not None:
         for kind, title in (("small_user", "a small user"), ("middle_user", "a middle user")):
             found = figures[kind]
             lines.append(
                 f"- {figures['searches_a_batch']} searches of {title}: {number(found['batch']['p50_ms'])} ms in one "
                 f"call, {number(found['single_calls']['p50_ms'])} ms in single calls."
             )
-    if (figures := _figures(data, "workers")) is not None:
+    if (figures := figures_of(data, "workers")) is not None:
         rate = {side: number(figures["comparison"][side]["calls_per_s"]) for side in ("workers_1", "workers_2")}
         lines.append(
             f"- {figures['callers']} callers of small users: {rate['workers_1']} calls/s with one server process, "
             f"{rate['workers_2']} with `MEMORY_WORKERS=2`."
         )
-    if (figures := _figures(data, "mixed")) is not None:
+    if (figures := figures_of(data, "mixed")) is not None:
         last = figures["resident_bytes"][-1]
         lines.append(
             f"- {last['calls']:,} mixed calls: {last['bytes'] / 2**20:.0f} MiB resident at the end, "
             f"{number(figures['growth_after_warm_up'])} times what it was after a fifth of them."
         )
-    if (figures := _figures(data, "overload")) is not None:
+    if (figures := figures_of(data, "overload")) is not None:
         lines.append(_overload(figures))
     return [*lines, "", *_picture(data, "memory-against-calls", "Memory against calls")] if lines else _absent()
 
@@ -170,11 +170,6 @@ SECTIONS: dict[str, Callable[[Json], list[str]]] = {
     "growth": _growth,
     "other": _other,
 }
-
-
-def _figures(data: Json, part: str) -> Json | None:
-    figures: Json | None = data["parts"].get(part, {}).get("figures")
-    return figures
 
 
 def _not_measured(part: str) -> list[str]:

@@ -1,17 +1,15 @@
-"""What a part of the benchmark is given, and what it hands back."""
+"""What a part of the benchmark is given, and the questions it draws."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.instance import Instance
 from benchmarks.question import DEFAULT, NONE, Knobs, Question, Restriction
 from benchmarks.scale import Scale
 from benchmarks.tables import Table, Tables
-from benchmarks.targets import Target
-
-Figures = dict[str, object]
+from harness.instance import Instance
+from harness.outcome import PartResult
 
 CALLERS = 8
 CALLER_PROCESSES = 2
@@ -25,14 +23,6 @@ class Bench:
     scale: Scale
     instance: Instance
     tables: Tables
-
-
-@dataclass(frozen=True, slots=True)
-class PartResult:
-    """What a part found out."""
-
-    figures: Figures
-    targets: Sequence[Target] = field(default_factory=list)
 
 
 SMALL_USER = 250

@@ -1,8 +1,9 @@
 """The results of a scale as a Markdown page for reading."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
-from benchmarks.outcome import Json
+from harness.report import circumstances, number, target_table
+from harness.results_file import Json
 
 METHOD = """\
 - Floor and service are measured in alternating rounds of the same questions; a ratio is the median over the pairs of
@@ -13,7 +14,6 @@ METHOD = """\
   are not among the memories. Users' rows are stored in random order among those of all others.
 - PostgreSQL is the embedded one with the settings it has in production, fsync included, on a warm cache.
 """
-THOUSAND = 1_000
 
 
 def as_markdown(data: Json) -> str:
@@ -24,7 +24,7 @@ def as_markdown(data: Json) -> str:
         "",
         circumstances(data),
         "",
-        *target_table(targets(parts.values())),
+        *target_table(data),
         "",
         *(f"Not measured: {name} ({part['failed']}).\n" for name, part in parts.items() if "failed" in part),
         "## Method",
@@ -38,52 +38,6 @@ def as_markdown(data: Json) -> str:
             when = f"{part['started_at']}, {part['duration_s']:.0f} s, revision {part['revision'] or 'unknown'}"
             lines += [f"### {name}", "", f"{when}.", "", *_bullets(part["figures"]), ""]
     return "\n".join(lines)
-
-
-def targets(parts: Iterable[Json]) -> list[Json]:
-    """Returns the targets of all parts."""
-    return [target for part in parts for target in part.get("targets", [])]
-
-
-def circumstances(data: Json) -> str:
-    """Returns a sentence on when and where."""
-    machine, parts = data["machine"], list(data["parts"].values())
-    days = sorted({part["started_at"][:10] for part in parts})
-    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    busiest = max(part["load_average"]["before"][0] for part in parts)
-    minutes = sum(part["duration_s"] for part in parts) / 60
-    return (
-        f"{when}, {minutes:.0f} minutes. {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB; load average before a part at most {busiest:g}. "
-        f"PostgreSQL {data['postgres'].get('server_version', '')}, shared_buffers "
-        f"{data['postgres'].get('shared_buffers', '')}. Python {machine['python']}."
-    )
-
-
-def target_table(found: Sequence[Json]) -> list[str]:
-    """Returns the lines of a table that sets what was reached against what was to be."""
-    rows = [
-        (
-            target["name"],
-            f"{number(target['measured'])} {target['unit']}".rstrip(),
-            f"{target['direction']} {number(target['reach'])}",
-            target["verdict"],
-        )
-        for target in found
-    ]
-    return table(("what", "measured", "reach", ""), rows)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Returns the lines of a Markdown table."""
-    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
-
-
-def number(value: float) -> str:
-    """Returns a number as people read it."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= THOUSAND else f"{value:.4g}"
 
 
 def _bullets(figures: Mapping[str, object], indent: int = 0) -> list[str]:

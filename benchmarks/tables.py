@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks import cranfield, loading
+from benchmarks import loading, real_text
 from benchmarks.clustered import ClusteredSpace
 from benchmarks.collection import Collection, User, UserPlan, clustered_collection
-from benchmarks.cranfield import RealText
-from benchmarks.instance import Instance
+from benchmarks.real_text import RealText
 from benchmarks.recall_truth import Truth
 from benchmarks.scale import Scale
+from harness import cranfield
+from harness.instance import Instance
 
 SEED = 20_261_121
 QUESTIONS_OF_SMALL_USER = 8
@@ -87,7 +88,7 @@ class Tables:
 
     def _real_text(self) -> RealText | None:
         if self._text is None and (place := cranfield.folder()) is not None:
-            self._text = cranfield.read(place)
+            self._text = real_text.read(place)
         return self._text
 
     def _real_collection(self) -> tuple[Collection, str]:
@@ -103,7 +104,7 @@ class Tables:
         for number, (name, count) in enumerate(sizes):
             # The first user's memories are the sentences themselves, as far as they reach.
             own = text.vectors[:count] if number == 0 else text.vectors[:0]
-            more = cranfield.expanded(text.vectors, count - len(own), seed=SEED + number)
+            more = real_text.expanded(text.vectors, count - len(own), seed=SEED + number)
             parts.append(np.concatenate([own, more]))
             users.append(User(f"{name}-{number}", first, count, text.questions))
             first += count

@@ -12,11 +12,11 @@ from psycopg import errors as pg
 from psycopg.sql import SQL, Composed
 
 from db import sqlstate
-from db.connecting import describe_failure
+from db.connecting import describe_failure, require_session
 from db.connection import Connection
 from db.errors import Conflict, DatabaseUnavailable, SchemaMismatch
 from db.pool import CONNECT
-from db.wall import Whose, read_roles, settings_of
+from db.wall import Entrance, Whose, read_roles, settings_of
 
 log = structlog.get_logger(__name__)
 
@@ -59,12 +59,14 @@ class AnnSession:
 
         Raises:
             DatabaseUnavailable: With the reason for the operator.
+            UnsupportedDatabase: A pooler lies between.
         """
         try:
             self._connection = Connection.connect(url, autocommit=True, prepare_threshold=None, **OPTIONS)
         except psycopg.Error as error:
             raise DatabaseUnavailable(describe_failure(url, error)) from None
         self._connection.slow_query_ms = float("inf")  # building is slow
+        self._connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # as in db/session.py
         self._connection.add_notice_handler(_report)
         try:
             self._prepare(build_memory_mb)
@@ -73,6 +75,7 @@ class AnnSession:
             raise
 
     def _prepare(self, build_memory_mb: int | None) -> None:
+        self.query(require_session)
         self._connection.roles = self.query(read_roles)
         self.query(lambda conn: conn.query(UNLIMITED, {}))
         self.run(SQL("SET lock_timeout = {}").format(f"{LOCK_TIMEOUT_S}s"))
@@ -98,7 +101,7 @@ class AnnSession:
         """
         conn = self._connection
         with _translated():
-            conn.wall = None if user_id is None or conn.roles is None else settings_of(user_id, conn.roles)
+            conn.wall = None if user_id is None or conn.roles is None else Entrance(settings_of(user_id, conn.roles))
             try:
                 return query(conn)
             finally:

@@ -34,6 +34,8 @@ class AuditOutcome(Enum):
     """There were too many."""
     REFUSED = "refused"
     """The database would not have them."""
+    LEFT_OUT = "left_out"
+    """They were not made: there were too many of their kind."""
 
 
 Count = Callable[[AuditOutcome, int], object]
@@ -49,6 +51,7 @@ class AuditBuffer:
         self._entries: list[AuditEntry] = []
         self._memory_ids = 0
         self._dropped = 0
+        self._left_out = 0
         self._thread = PeriodicThread("audit-flush", self.flush, interval_s=FLUSH_INTERVAL_S, final_run=True)
 
     def start(self) -> None:
@@ -71,6 +74,11 @@ class AuditBuffer:
         if is_much:
             self._thread.wake()
 
+    def leave_out(self) -> None:
+        """Takes note of an entry that is not made. Never blocks."""
+        with self._lock:
+            self._left_out += 1
+
     def write_now(self, entry: AuditEntry, *, timeout_s: float | None) -> None:
         """Writes an entry before it returns.
 
@@ -86,9 +94,13 @@ class AuditBuffer:
         with self._lock:
             entries, self._entries, self._memory_ids = self._entries, [], 0
             dropped, self._dropped = self._dropped, 0
+            left_out, self._left_out = self._left_out, 0
         if dropped:
             self._count(AuditOutcome.DROPPED, dropped)
             log.error("audit_entries_dropped", count=dropped)
+        if left_out:
+            self._count(AuditOutcome.LEFT_OUT, left_out)
+            log.warning("audit_entries_left_out", count=left_out)
         written = 0
         try:
             for batch in _batches(entries):

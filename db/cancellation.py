@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 import structlog
@@ -22,24 +22,45 @@ from db.schema import EmbeddingSpace
 log = structlog.get_logger(__name__)
 
 CANCEL_TIMEOUT_S = 2.0
+REPEAT_S = 0.25
 
 
 class Canceller:
-    """The threads that send cancel requests: a caller's thread must not wait for the database to accept one."""
+    """The threads that send cancel requests: a caller's thread must not wait for the database to accept one.
+
+    One more repeats those that had no effect, and cuts the connection in the end. PgBouncer takes requests for clients
+    that still wait for a session, and forgets them (PgBouncer #1222).
+    """
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="cancel")
+        self._senders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="cancel")
+        self._repeater = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cancel-again")
+        self._closing = threading.Event()
 
     def submit(self, call: "Call") -> None:
         """Stops what runs for `call`, soon."""
-        try:
-            self._threads.submit(call.cancel_statement)
-        except RuntimeError:  # closed: the pool is gone too
+        with suppress(RuntimeError):  # closed: the pool is gone too
+            self._senders.submit(self._send, call, time.monotonic() + CANCEL_TIMEOUT_S)
+
+    def _send(self, call: "Call", cut_at: float) -> None:
+        if call.cancel_statement():
+            with suppress(RuntimeError):  # likewise
+                self._repeater.submit(self._send_again, call, time.monotonic() + REPEAT_S, cut_at)
+
+    def _send_again(self, call: "Call", at: float, cut_at: float) -> None:
+        # All wait equally long, and so in the order in which they come.
+        if self._closing.wait(at - time.monotonic()):
             return
+        if at < cut_at:
+            self._send(call, cut_at)
+        else:
+            call.cut()
 
     def close(self) -> None:
         """Waits for cancel requests under way."""
-        self._threads.shutdown()
+        self._senders.shutdown()
+        self._closing.set()
+        self._repeater.shutdown(cancel_futures=True)
 
 
 class Call:
@@ -61,6 +82,8 @@ class Call:
         self._cancelled = False
         self._stop: Callable[[], object] | None = None
         self._cancel_sent = False
+        self.was_cut = False
+        """Whether its connection was cut although the database lives."""
         self.pool_wait_s = 0.0
         """Seconds the call has waited for connections."""
         self.database_s = 0.0
@@ -121,25 +144,34 @@ class Call:
             self._connection = None
             return self._cancel_sent
 
-    def cancel_statement(self) -> None:
-        """Asks the database to stop this call's statement; where it does not answer, cuts the connection."""
+    def cancel_statement(self) -> bool:
+        """Asks the database to stop this call's statement; returns whether it has taken the request.
+
+        Where it does not answer, the connection is cut.
+        """
         with self._lock:
             connection = self._connection
             if connection is None or connection.closed:
-                return
+                return False
             self._cancel_sent = True
             try:
                 connection.cancel_safe(timeout=CANCEL_TIMEOUT_S)
             except psycopg.Error:
-                # A paused or unreachable server: waking the waiting thread is the only way left to stop the call.
-                log.warning("cancel_failed_connection_cut")
+                _cut(connection)  # a paused or unreachable server
+                return False
+            return True
+
+    def cut(self) -> None:
+        """Cuts the connection of a call that goes on although its cancel requests were taken."""
+        with self._lock:
+            if (connection := self._connection) is not None and not connection.closed:
+                self.was_cut = True
                 _cut(connection)
 
 
 def _cut(connection: psycopg.Connection[object]) -> None:
+    """Wakes the thread that waits for the connection, when that is the only way left to stop its call."""
+    log.warning("cancel_failed_connection_cut")
     # Through a duplicate: the descriptor stays libpq's to close.
-    with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
-        try:
-            duplicate.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
+    with socket.socket(fileno=os.dup(connection.fileno())) as duplicate, suppress(OSError):
+        duplicate.shutdown(socket.SHUT_RDWR)

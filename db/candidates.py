@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from uuid import UUID
 
 from psycopg.sql import SQL
 
 from db.connection import Connection
 from db.filters import Filter, of_user, row_conditions
+from db.statement_cache import StatementCache
 from db.vectors import Embedding, from_column, to_parameter
 
 
@@ -54,7 +54,7 @@ _COSINE = SQL(
 )
 
 
-@lru_cache(maxsize=1_024)
+@StatementCache
 def _features(names: frozenset[str], where: bytes | None, *, cosine: bool, embeddings: bool) -> bytes:
     return FEATURES.format(
         conditions=of_user(row_conditions(names, where)),

@@ -1,4 +1,4 @@
-"""Opens single connections, for what does not go through the pool, with errors that never quote the password."""
+"""Connections one by one: opening them, with errors that never quote the password, and what they lead to."""
 
 import re
 from typing import Any
@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import psycopg
 
-from db.errors import DatabaseUnavailable
+from db.errors import DatabaseUnavailable, UnsupportedDatabase
 
 CONNECT_TIMEOUT_S = 10
 
@@ -26,6 +26,28 @@ def connect(url: str, *, autocommit: bool = False) -> psycopg.Connection[Any]:
         return psycopg.connect(url, autocommit=autocommit, connect_timeout=CONNECT_TIMEOUT_S)
     except psycopg.Error as error:
         raise DatabaseUnavailable(describe_failure(url, error)) from None
+
+
+def is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """Returns whether a pooler lies between, so that each transaction may be of another session.
+
+    A pooler makes up the process id that it tells its clients, since they are to cancel by it (PgBouncer #1296).
+    """
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row is None or row[0] != connection.info.backend_pid
+
+
+def require_session(connection: psycopg.Connection[Any]) -> None:
+    """Returns when all transactions are of one session, whose locks and settings last.
+
+    Raises:
+        UnsupportedDatabase: When a pooler lies between.
+    """
+    if is_pooled(connection):
+        raise UnsupportedDatabase(
+            "there is a connection pooler before the database, and this needs a session of its own: let "
+            "MEMORY_DIRECT_DATABASE_URL name the database itself"
+        )
 
 
 def describe_failure(url: str, error: psycopg.Error) -> str:

@@ -1,43 +1,31 @@
 """A database connection as the service uses it: binary results, timed statements, settings of its own."""
 
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, LiteralString
 
 import psycopg
 import structlog
-from pgvector.psycopg import register_vector
 from psycopg import Cursor, Transaction
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
 from psycopg.rows import TupleRow
-from psycopg.sql import SQL
-from psycopg.types.json import set_json_loads
 
 from db.cancellation import Call
 from db.schema import EmbeddingSpace
-from db.wall import (
-    ACROSS_USERS,
-    AS_SESSION,
-    ENTER,
-    ENTER_IN_SPACE,
-    ENTER_TIMED,
-    SPACE,
-    Roles,
-    literal_settings,
-    settings_of,
-    timeouts,
-)
+from db.wall import ACROSS_USERS, AS_SESSION, Entrance, Roles, Settings, enter, literal_settings, settings_of
 
 log = structlog.get_logger(__name__)
 
 # Text of a statement. bytes: composed through psycopg.sql and kept, see db/filters.py.
 Statement = LiteralString | bytes
 
-MAX_EXACT_INTEGER = 2**53
+NO_SETTINGS: Settings = {}
+
+# Each connection keeps the texts of 200 statements that are prepared or may be, and PostgreSQL the plans of half of
+# them: no place for the texts of long filters, up to 120 KB.
+MAX_PREPARED_BYTES = 8_192
 
 _NAME = re.compile(r"/\*\s*(\S+)\s*\*/")
 
@@ -58,16 +46,20 @@ class Connection(psycopg.Connection[TupleRow]):
     """Whose statements run; none follows once it was cancelled or its deadline has passed."""
     roles: Roles | None = None
     """The database's roles for row-level security, as read when the connection was made."""
-    wall: Mapping[str, str] | None = None
-    """Whose rows statements see, from `db.wall.settings_of`; None: what the session itself may see."""
-    timeouts: Mapping[str, str] | None = None
-    """Time limits that each transaction takes along, from `db.wall.timeouts`; None: the session has them."""
+    wall: Entrance | None = None
+    """How transactions begin, whose rows they see; None: with what the session itself has and may see."""
+    settings: Settings | None = None
+    """What each transaction takes along where a pooler gives it any session; None: the session has been set up."""
     _kept_cursor: Cursor[TupleRow] | None = None
     _wall_cursor: Cursor[TupleRow] | None = None
     _in_transaction = False
 
-    def query(self, statement: Statement, parameters: Mapping[str, Any]) -> Cursor[TupleRow]:
+    def query(
+        self, statement: Statement, parameters: Mapping[str, Any], *, settings: Settings = NO_SETTINGS
+    ) -> Cursor[TupleRow]:
         """Runs one statement, which begins with its name: /* area.name */.
+
+        With `settings` of PostgreSQL, which end with the transaction.
 
         Raises:
             StatementTimeout: When the call's deadline has passed.
@@ -77,13 +69,15 @@ class Connection(psycopg.Connection[TupleRow]):
         cursor = self.cursor(binary=True)
         started_at = time.perf_counter()
         try:
-            self._execute(cursor, statement, parameters)
+            self._execute(cursor, statement, parameters, settings)
             return cursor
         finally:
             self._finished(statement, time.perf_counter() - started_at)
 
-    def rows(self, statement: Statement, parameters: Mapping[str, Any]) -> list[TupleRow]:
-        """Returns the rows of a statement that is run again and again; raises what `query` does.
+    def rows(
+        self, statement: Statement, parameters: Mapping[str, Any], *, settings: Settings = NO_SETTINGS
+    ) -> list[TupleRow]:
+        """Returns the rows of a statement that is run again and again, as `query` does.
 
         Its cursor is kept: where the next statement is the same object, psycopg goes on with the dumpers and loaders
         that it has looked up, a quarter of the 150 µs that it takes for ten memories.
@@ -93,7 +87,7 @@ class Connection(psycopg.Connection[TupleRow]):
             self._kept_cursor = self.cursor(binary=True)
         started_at = time.perf_counter()
         try:
-            self._execute(self._kept_cursor, statement, parameters)
+            self._execute(self._kept_cursor, statement, parameters, settings)
             return self._kept_cursor.fetchall()
         finally:
             self._finished(statement, time.perf_counter() - started_at)
@@ -106,37 +100,41 @@ class Connection(psycopg.Connection[TupleRow]):
         self._require_call_goes_on()
         started_at = time.perf_counter()
         try:
-            self._execute(self.cursor(), statement, parameters)
+            self._execute(self.cursor(), statement, parameters, NO_SETTINGS)
         finally:
             self.database_s += time.perf_counter() - started_at
 
-    def _execute(self, cursor: Cursor[TupleRow], statement: Statement, parameters: Mapping[str, Any]) -> None:
+    def _execute(
+        self, cursor: Cursor[TupleRow], statement: Statement, parameters: Mapping[str, Any], settings: Settings
+    ) -> None:
         """Runs a statement behind the wall: by itself in one round trip, which is one transaction."""
-        if self.wall is None or self._in_transaction:
-            cursor.execute(statement, parameters)
+        prepare = None if len(statement) <= MAX_PREPARED_BYTES else False
+        if self._in_transaction or (self.wall is None and not settings):
+            self.set_locally(settings)
+            cursor.execute(statement, parameters, prepare=prepare)
             return
-        if self._on_citus:
-            with self.pipelined_transaction():
-                cursor.execute(statement, parameters)
-            return
-        with self.pipeline():
-            self._enter_wall(self.wall)
-            cursor.execute(statement, parameters)
+        with self._pipelined_transaction() if self._on_citus else self.pipeline():
+            self._enter(_beginning(self.wall, settings))
+            cursor.execute(statement, parameters, prepare=prepare)
+
+    def set_locally(self, settings: Settings) -> None:
+        """Makes settings of PostgreSQL until the transaction ends, in which this has to be."""
+        if settings:
+            self._enter(Entrance(settings))
 
     @property
     def _on_citus(self) -> bool:
         return self.roles is not None and self.roles.on_citus
 
-    def _enter_wall(self, wall: Mapping[str, str]) -> None:
+    def _enter(self, entrance: Entrance) -> None:
         if self._wall_cursor is None:
             self._wall_cursor = self.cursor()
         if self._on_citus:
-            for command in literal_settings(wall):
+            for command in literal_settings(entrance.settings):
                 self._wall_cursor.execute(command)
-        elif self.timeouts is None:
-            self._wall_cursor.execute(ENTER, wall)
-        if self.timeouts is not None:
-            self._wall_cursor.execute(ENTER_IN_SPACE if "model" in wall else ENTER_TIMED, {**wall, **self.timeouts})
+            if entrance.space is None:
+                return
+        self._wall_cursor.execute(*enter(entrance))
 
     @contextmanager
     def transaction(self, savepoint_name: str | None = None, force_rollback: bool = False) -> Iterator[Transaction]:  # noqa: FBT001, FBT002 - psycopg's own
@@ -149,18 +147,14 @@ class Connection(psycopg.Connection[TupleRow]):
             with self.pipeline():
                 # Of psycopg's own method the whole transaction would be a pipeline, and errors would come late.
                 transaction = entered.enter_context(Transaction(self, savepoint_name, force_rollback))
-                self._enter_wall(self.wall)
+                self._enter(self.wall)
             entered.enter_context(self._within_transaction())
             yield transaction
 
     @contextmanager
-    def pipelined_transaction(self) -> Iterator[None]:
-        """Begins a transaction whose statements are sent without waiting for each: what they return is fetched last."""
+    def _pipelined_transaction(self) -> Iterator[None]:
         with self.pipeline(), super().transaction():
-            if self.wall is not None:
-                self._enter_wall(self.wall)
-            with self._within_transaction():
-                yield
+            yield
 
     @contextmanager
     def as_session(self) -> Iterator[None]:
@@ -168,7 +162,7 @@ class Connection(psycopg.Connection[TupleRow]):
 
         They see no rows of users, unless that role is a superuser.
         """
-        with self._behind(None if self.roles is None else AS_SESSION):
+        with self._behind(NO_SETTINGS if self.roles is None else AS_SESSION):
             yield
 
     @contextmanager
@@ -180,13 +174,14 @@ class Connection(psycopg.Connection[TupleRow]):
         if self.wall is None or self.roles is None:
             yield
             return
-        space = {name: value for name, value in self.wall.items() if name in SPACE}
-        with self._behind({**settings_of(ACROSS_USERS, self.roles), **space}):
+        with self._behind(settings_of(ACROSS_USERS, self.roles)):
             yield
 
     @contextmanager
-    def _behind(self, wall: Mapping[str, str] | None) -> Iterator[None]:
-        before, self.wall = self.wall, wall
+    def _behind(self, settings: Settings) -> Iterator[None]:
+        before = self.wall
+        if settings:
+            self.wall = _beginning(before, settings)
         try:
             yield
         finally:
@@ -199,6 +194,10 @@ class Connection(psycopg.Connection[TupleRow]):
             yield
         finally:
             self._in_transaction = False
+
+    def forget_prepared(self) -> None:
+        """Lets statements be prepared anew, whatever psycopg takes for prepared: it notices this command."""
+        self.execute("DEALLOCATE ALL")
 
     @property
     def halfvec_oid(self) -> int:
@@ -218,15 +217,15 @@ class Connection(psycopg.Connection[TupleRow]):
             log.warning("slow_query", statement=name_of(statement), duration_ms=round(duration_s * 1_000, 1))
 
 
+def _beginning(wall: Entrance | None, settings: Settings) -> Entrance:
+    """Returns how a transaction begins with further settings, which override those of the wall."""
+    if wall is None:
+        return Entrance(settings)
+    return replace(wall, settings={**wall.settings, **settings}) if settings else wall
+
+
 class EncodedArray(bytes):
     """An array in PostgreSQL's binary form, sent as it is; the statement has to cast it to its type."""
-
-
-class _EncodedArrayDumper(Dumper):
-    format = Format.BINARY
-
-    def dump(self, obj: EncodedArray) -> EncodedArray:
-        return obj
 
 
 def name_of(statement: Statement) -> str:
@@ -234,42 +233,3 @@ def name_of(statement: Statement) -> str:
     text = statement.decode() if isinstance(statement, bytes) else statement
     match = _NAME.match(text.lstrip())
     return match[1] if match else "unnamed"
-
-
-def configure(connection: Connection, *, statement_timeout_s: float, session_settings: bool) -> None:
-    """Prepares a new connection; `session_settings` is off behind a transaction pooler, where they would leak."""
-    if session_settings:
-        timeout_ms = round(statement_timeout_s * 1_000)
-        for setting in (
-            SQL("SET statement_timeout = {}").format(timeout_ms),
-            SQL("SET lock_timeout = {}").format(timeout_ms),
-            # A handler that hangs inside a transaction must not hold its locks for ever.
-            SQL("SET idle_in_transaction_session_timeout = {}").format(2 * timeout_ms),
-            SQL("SET TimeZone = 'UTC'"),
-            # Before its first ANALYZE a table looks tiny, and reading all of it for each candidate looks cheap: 40 ms
-            # for 1,500 memories against 3. Every statement here has an index to use.
-            SQL("SET enable_seqscan = off"),
-            # Compiling a statement of a millisecond takes longer than running it.
-            SQL("SET jit = off"),
-        ):
-            connection.execute(setting)
-    else:
-        connection.timeouts = timeouts(statement_timeout_s)
-    register_vector(connection)
-    connection.adapters.register_dumper(EncodedArray, _EncodedArrayDumper)
-    set_json_loads(_read_json, connection)
-
-
-def _number(digits: str) -> int | float:
-    # jsonb writes 1e308 as an integer of 309 digits; beyond 2^53 it is the double that was stored.
-    number = int(digits)
-    return number if abs(number) <= MAX_EXACT_INTEGER else float(number)
-
-
-_JSON = json.JSONDecoder(parse_int=_number)
-
-
-def _read_json(data: str | bytes) -> Any:
-    # PostgreSQL writes no white space around it, for which `decode` would look.
-    value, _ = _JSON.raw_decode(data if isinstance(data, str) else data.decode())
-    return value

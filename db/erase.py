@@ -27,7 +27,10 @@ BATCH = 500
 # Sweeps of a user that others write to; what these leave, the last transaction takes, however much it is.
 SWEEPS = 3
 
-TABLES = ("memory_access", "embedding_jobs", "memory_entries", "conversations", "request_ids", "ann_indexes", "users")
+TABLES = (
+    *("memory_access", "embedding_jobs", "memory_entries", "conversations", "request_ids"),
+    *("ann_indexes", "user_quotas", "users"),
+)
 """All tables that have rows of single users, but the audit log."""
 
 
@@ -79,13 +82,19 @@ def erase(database: Database, call: Call, user_id: str, *, now: datetime) -> Use
         StatementTimeout: When the deadline passed. What was erased by then stays erased; so with other errors.
         CallCancelled: When the caller cancelled.
     """
+    erased = sweep(database, call, user_id)
+    return erased + database.write(call, lambda conn: finish(conn, user_id, now), user_id=ACROSS_USERS)
+
+
+def sweep(database: Database, call: Call, user_id: str) -> UserContents:
+    """Erases what is there, in small transactions, but for the user itself; raises what `erase` does."""
     erased = UserContents()
     for _ in range(SWEEPS):
         swept = _sweep(database, call, user_id)
         erased += swept
         if swept.memories < BATCH:
             break
-    return erased + database.write(call, lambda conn: _finish(conn, user_id, now), user_id=ACROSS_USERS)
+    return erased
 
 
 Key = UUID | str
@@ -226,12 +235,17 @@ INSERT INTO users (user_id, created_at) VALUES (%(user_id)s, %(now)s) ON CONFLIC
 """
 LOCK = "/* erase.lock */ SELECT FROM users WHERE user_id = %(user_id)s FOR UPDATE"
 INDEX = "/* erase.index */ DELETE FROM ann_indexes WHERE user_id = %(user_id)s"
+QUOTA = "/* erase.quota */ DELETE FROM user_quotas WHERE user_id = %(user_id)s"
 USER = "/* erase.user */ DELETE FROM users WHERE user_id = %(user_id)s"
 LEFT = SQL("/* erase.left */ SELECT FROM {} WHERE user_id = %(user_id)s LIMIT 1")
 
 
-def _finish(conn: Connection, user_id: str, now: datetime) -> UserContents:
-    """Erases what is left, the user's row last, in one transaction; maintenance drops an approximate index."""
+def finish(conn: Connection, user_id: str, now: datetime) -> UserContents:
+    """Erases what is left, the user's row last, in one transaction; maintenance drops an approximate index.
+
+    Raises:
+        Conflict: The user was written to meanwhile.
+    """
     user = {"user_id": user_id}
 
     def in_this_transaction(step: Step) -> Callable[[Key], _Batch]:
@@ -243,7 +257,7 @@ def _finish(conn: Connection, user_id: str, now: datetime) -> UserContents:
         erased = _erase_all(in_this_transaction(_memories), UUID(int=0))
         erased += _erase_all(in_this_transaction(_conversations), "")
         erased += _erase_all(in_this_transaction(_request_ids), UUID(int=0))
-        for statement in (INDEX, USER):
+        for statement in (INDEX, QUOTA, USER):
             conn.query(statement, user)
         for table in TABLES:
             if conn.query(LEFT.format(Identifier(table)).as_bytes(None), user).fetchone() is not None:

@@ -1,7 +1,6 @@
 """Reading memories by id: one, to show it or to change it, or those that a search has chosen."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from uuid import UUID
 
 from psycopg.sql import SQL
@@ -10,6 +9,7 @@ from db.connection import Connection, Statement
 from db.errors import EtagMismatch, MemoryNotFound, ReplyTooLarge
 from db.filters import Filter, of_user, row_conditions
 from db.memory import COLUMNS, Memory, View, from_row
+from db.statement_cache import StatementCache
 
 FETCH: dict[View, Statement] = {
     view: "/* fetch.one */ SELECT "
@@ -97,7 +97,7 @@ LEFT JOIN LATERAL (
 """)
 
 
-@lru_cache(maxsize=1_024)
+@StatementCache
 def _chosen(view: View, names: frozenset[str], where: bytes | None) -> bytes:
     return CHOSEN.format(
         columns=SQL(COLUMNS[view]),

@@ -68,6 +68,7 @@ _INDEX = {
     "created_after": SQL("created_at >= %(created_after)s"),
     "created_before": SQL("created_at < %(created_before)s"),
 }
+_TIMES = ("created_after", "created_before")
 _CONVERSATION = SQL("conversation_id = %(conversation_id)s")
 # The covering index holds the hash; the row decides.
 _CONVERSATION_KEY = SQL("conversation_key = hashtextextended(%(conversation_id)s, 0)")
@@ -88,6 +89,14 @@ def row_conditions(names: frozenset[str], where: bytes | None) -> Conditions:
         conditions.append(_METADATA)
     if where is not None:
         conditions.append(SQL(where.decode()))  # composed by db.conditions
+    return conditions
+
+
+def key_conditions(names: frozenset[str]) -> Conditions:
+    """Returns the conditions by which an index reads no other rows of the user: on the conversation and the time."""
+    conditions: Conditions = [_INDEX[name] for name in _TIMES if name in names]
+    if "conversation_id" in names:
+        conditions.append(_CONVERSATION)
     return conditions
 
 

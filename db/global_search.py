@@ -13,7 +13,7 @@ from psycopg.sql import SQL
 
 from db.ann_catalog import GLOBAL_NAME
 from db.ann_registry import AnnIndex
-from db.ann_walk import set_depth
+from db.ann_walk import depth
 from db.connection import Connection
 from db.errors import ReplyTooLarge
 from db.memory import COLUMNS, View, from_row
@@ -95,9 +95,8 @@ def _walk(conn: Connection, nearest: NearestOfAll, tuning: SearchTuning) -> list
     row = conn.query(INDEX, {"name": GLOBAL_NAME}).fetchone()
     if row is None:
         return []
-    with conn.pipelined_transaction():
-        set_depth(conn, AnnIndex(*row), tuning, limit=nearest.limit, ef_search=nearest.ef_search)
-        rows = conn.query(WALK, _parameters(nearest)).fetchall()
+    settings = depth(AnnIndex(*row), tuning, limit=nearest.limit, ef_search=nearest.ef_search)
+    rows = conn.query(WALK, _parameters(nearest), settings=settings).fetchall()
     # Relaxed order is nearly the order of distance.
     return sorted((_Key(*row) for row in rows), key=lambda key: (key.distance, key.user_id, key.id))
 

@@ -6,14 +6,19 @@ from typing import Any
 from uuid import UUID
 
 from db import lexical_statements
-from db.connection import Connection
+from db.connection import Connection, Statement
 from db.filters import Filter
-from db.lexical_query import Finders, all_find, choose_finders, stem_of, tsquery
+from db.lexical_query import Finders, Sample, all_find, choose_finders, stem_of, tsquery
 from db.lexical_statements import Shape
 from db.lexical_terms import DEFAULT_BOUNDS, Bounds, Query, TermsRequest, read_terms
 
 # Of the rows that may be found so many times are looked at, should the sample have misled.
 CUT_OFF = 1.25
+# The rows of a conversation or a time are read, in place of those with the words, up to this share of them and up to so
+# many times as the words may find. 6,000 of 60,000 took 22 ms in place of 35; by words reading stops early where more
+# pass.
+KEYED_SHARE = 0.5
+MOST_KEYED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +128,7 @@ class _Found:
     passed: int
     """How many rows have words of the query and pass the filter."""
     cut_off: bool
-    """Whether the finders find more rows than were looked at."""
+    """Whether there are more rows to look at than were."""
     scores: dict[UUID, float]
     frequencies: dict[str, tuple[int, float]]
     """Of each term the document frequency and idf, rarest first."""
@@ -152,35 +157,50 @@ class _Run:
         estimates = {term.name: round(query.rows * sample.count(term) / sample.rows) for term in query.terms}
         if query.phrase_stems:
             finders = Finders((tuple(stem_of(stem) for stem in query.phrase_stems),), frozenset())
-            return self._answer(self._find(finders, known=estimates, narrowed=True), finders)
+            return self._answer(self._find_passing(finders, sample, known=estimates), finders)
         finders = choose_finders(query.terms, sample, most_share=self.most_found / query.rows)
         known = {name: estimates[name] for name in finders.too_frequent}
         found = self._find(finders, known=known, narrowed=False)
         if finders.too_frequent and restricted and found.passed < self.limit:
             known = {name: frequency for name, (frequency, _) in found.frequencies.items()}
             finders = all_find(query.terms)
-            found = self._find(finders, known=known, narrowed=True)
+            found = self._find_passing(finders, sample, known=known)
         return self._answer(found, finders)
 
+    def _find_passing(self, finders: Finders, sample: Sample, *, known: Mapping[str, int]) -> _Found:
+        """Finds all that pass the filter: by its keys, where they select fewer rows than the words."""
+        with_words = self.query.rows * sample.share(finders.clauses)
+        if self.shape.has_keys and with_words > self.most_found:
+            most_rows = round(min(KEYED_SHARE * with_words, MOST_KEYED * self.most_found))
+            found = self._find_keyed(most_rows, known=known)
+            if not found.cut_off:
+                return found
+        return self._find(finders, known=known, narrowed=True)
+
     def _find(self, finders: Finders, *, known: Mapping[str, int], narrowed: bool) -> _Found:
-        """Runs the search; `known` are document frequencies that the rows found may not show."""
+        """Finds by words; `known` are document frequencies that the rows found may not show."""
         all_found = not finders.too_frequent and not narrowed
-        parameters = self.parameters | {
-            "finders": tsquery(finders.clauses, self.query.user_hash),
-            "at_least": [known.get(term.name, 0) for term in self.query.terms],
-            "most_rows": self.most_rows,
-        }
         statement = lexical_statements.search(self.shape, all_found=all_found, narrowed=narrowed)
+        words = tsquery(finders.clauses, self.query.user_hash)
         # Behind the wall PostgreSQL compares users before words, and so finds words without their index: 100 ms for 5.
         with self.conn.across_users():
-            row = self.conn.query(statement, parameters).fetchone()
+            return self._found(statement, self.most_rows, known, finders=words)
+
+    def _find_keyed(self, most_rows: int, *, known: Mapping[str, int]) -> _Found:
+        """Finds among what the filter's keys select; nothing where that is so many rows or more."""
+        return self._found(lexical_statements.search_keyed(self.shape), most_rows, known)
+
+    def _found(self, statement: Statement, most_rows: int, known: Mapping[str, int], **more: str) -> _Found:
+        at_least = [known.get(term.name, 0) for term in self.query.terms]
+        parameters = self.parameters | more | {"at_least": at_least, "most_rows": most_rows}
+        row = self.conn.query(statement, parameters).fetchone()
         assert row is not None  # noqa: S101 - it selects no table
         passed, looked_at, best, best_scores, others, others_scores, terms, frequencies, idfs = row
         ids = [*(best or ()), *(others or ())]
         scores = [*(best_scores or ()), *(others_scores or ())]
         return _Found(
             passed,
-            looked_at == self.most_rows,
+            looked_at == most_rows,
             dict(zip(ids, scores, strict=True)),
             dict(zip(terms, zip(frequencies, idfs, strict=True), strict=True)),
         )

@@ -4,6 +4,8 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 
 MAX_PHRASES = 32
 MAX_PREFIXES = 32
@@ -137,6 +139,13 @@ class Sample:
     def having(self, term: Sought) -> int:
         """Returns the rows that have the term."""
         return self._having.get(term.name, 0)
+
+    def share(self, clauses: Iterable[Sequence[Sought]]) -> float:
+        """Returns which share of the rows has all terms of one of these clauses."""
+        found = 0
+        for clause in clauses:
+            found |= reduce(and_, (self.having(term) for term in clause))
+        return found.bit_count() / self.rows
 
     def count(self, term: Sought) -> int:
         """Returns how many rows have the term."""

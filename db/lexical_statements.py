@@ -1,83 +1,11 @@
 """The statements of the search by words, composed once for each shape of search and kept."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from psycopg.sql import SQL, Composable
 
-from db.filters import CompiledFilter, row_conditions
-
-# The order of content_hash is random, and always the same: its first rows are a fair sample. The first are counted and
-# their lengths averaged in the index alone; of a larger user some are read, to tell common words from rare ones.
-TERMS = SQL(
-    """/* lexical.terms */
-WITH words AS MATERIALIZED (
-    SELECT coalesce(array_agg(lexeme ORDER BY occurrences DESC, place, lexeme), '{{}}') AS lexemes
-    FROM (
-        SELECT lexeme, cardinality(positions) AS occurrences, positions[1] AS place
-        FROM unnest(to_tsvector(%(language)s::regconfig, %(text)s))
-        WHERE octet_length(lexeme) <= %(max_lexeme_bytes)s
-        ORDER BY occurrences DESC, place, lexeme
-        LIMIT %(max_lexemes)s
-    ) first
-), prefixes AS MATERIALIZED (
-    SELECT given.place, start.lexeme AS start, stem.lexeme AS stem
-    FROM unnest(%(prefixes)s::text[]) WITH ORDINALITY AS given (prefix, place)
-    CROSS JOIN LATERAL (
-        SELECT lexeme FROM unnest(to_tsvector('pg_catalog.simple', given.prefix))
-        ORDER BY positions DESC, lexeme LIMIT 1
-    ) start
-    LEFT JOIN LATERAL (
-        SELECT lexeme FROM unnest(to_tsvector(%(language)s::regconfig, given.prefix))
-        ORDER BY positions DESC, lexeme LIMIT 1
-    ) stem ON true
-    WHERE octet_length(start.lexeme) <= %(max_lexeme_bytes)s
-), sized AS MATERIALIZED (
-    SELECT count(*) AS row_count, avg(lexeme_count)::float8 AS average_length
-    FROM (
-        SELECT lexeme_count FROM memory_entries WHERE user_id = %(user_id)s AND deleted_at IS NULL
-        ORDER BY content_hash LIMIT %(count_up_to)s
-    ) counted
-), sampled AS MATERIALIZED (
-    SELECT row_number() OVER () - 1 AS number, marked
-    FROM (
-        SELECT tsvector_to_array(
-            ts_filter(setweight(lexemes, 'A', (SELECT lexemes FROM words)), '{{a}}')){prefixes_in_sample} AS marked
-        FROM memory_entries
-        WHERE user_id = %(user_id)s AND deleted_at IS NULL AND (SELECT row_count FROM sized) > %(exact_rows)s
-        ORDER BY content_hash
-        LIMIT %(sample_rows)s
-    ) sample
-), hits AS MATERIALIZED (
-    SELECT number, name FROM sampled, unnest(marked) AS name
-)
-SELECT to_hex(hashtextextended(%(user_id)s::text, 0)),
-    (SELECT lexemes FROM words),
-    (SELECT array_agg(ARRAY[start, stem] ORDER BY place) FROM prefixes),
-    (
-        SELECT string_agg('(' || query::text || ')', ' & ')
-        FROM unnest(%(phrases)s::text[]) AS phrase, phraseto_tsquery(%(language)s::regconfig, phrase) AS query
-        WHERE numnode(query) > 0
-    ),
-    (
-        SELECT array_agg(DISTINCT lexeme)
-        FROM unnest(%(phrases)s::text[]) AS phrase, unnest(to_tsvector(%(language)s::regconfig, phrase))
-        WHERE octet_length(lexeme) <= %(max_lexeme_bytes)s
-    ),
-    (SELECT row_count FROM sized),
-    (SELECT average_length FROM sized),
-    (SELECT count(*) FROM sampled),
-    (SELECT array_agg(number) FROM hits),
-    (SELECT array_agg(name) FROM hits)
-"""
-)
-
-_PREFIXES_IN_SAMPLE = SQL(
-    """ || ARRAY(
-            SELECT start || '*' FROM prefixes WHERE EXISTS (
-                SELECT FROM unnest(tsvector_to_array(lexemes)) AS lexeme
-                WHERE starts_with(lexeme, start) OR lexeme = stem))"""
-)
+from db.filters import CompiledFilter, key_conditions, row_conditions
+from db.statement_cache import StatementCache
 
 # Marking the query's stems keeps the others from being unpacked.
 _MARKED = SQL("ts_filter(setweight(lexemes, 'A', %(lexemes)s::text[]), '{a}') AS marked")
@@ -95,29 +23,31 @@ _STEMS_AND_PREFIXES = _STEMS + SQL(
         GROUP BY prefix.start"""
 )
 
-# `IS TRUE` keeps the planner from other indexes, where it would have to compute memory_terms for each row. Without
-# casts to float8, PostgreSQL would compute logarithms of numerics (9 ms for 2,000 rows).
-SEARCH = SQL(
-    """/* lexical.search */
-WITH found AS MATERIALIZED (
-    SELECT id, lexeme_count, ({passes}) AS passes, {kept}
-    FROM memory_entries
-    WHERE memory_terms(user_id, lexemes) @@ (SELECT %(finders)s::text::tsquery)
-        AND deleted_at IS NULL
-        AND (user_id = %(user_id)s) IS TRUE
-        AND ({narrowed}) IS TRUE
-    LIMIT %(most_rows)s
-), hits AS MATERIALIZED (
-    SELECT id, lexeme_count, passes, term, tf FROM found CROSS JOIN LATERAL ({tf}) AS hit (term, tf)
+# The hits of what was found, and who has which term. Unpacking positions takes most of the time: only of what passes,
+# but where prefixes have to be looked for in all stems.
+_HITS = SQL(
+    """SELECT id, lexeme_count, passes, (hit).lexeme AS term, cardinality((hit).positions) AS tf
+    FROM (SELECT id, lexeme_count, passes, unnest(marked) AS hit FROM found WHERE passes) unpacked"""
+)
+_PRESENT = SQL("SELECT unnest(tsvector_to_array(marked)) AS term FROM found")
+_HITS_WITH_PREFIXES = SQL(
+    "SELECT id, lexeme_count, passes, term, tf FROM found CROSS JOIN LATERAL ({tf}) AS hit (term, tf)"
+).format(tf=_STEMS_AND_PREFIXES)
+_PRESENT_WITH_PREFIXES = SQL("SELECT term FROM hits")
+
+# Ends both ways to find. Without casts to float8, PostgreSQL would compute logarithms of numerics (9 ms for 2,000
+# rows).
+_SCORED = SQL(
+    """hits AS (
+    {hits}
 ), terms AS MATERIALIZED (
     SELECT term, df, ln(1 + (row_count - df + 0.5::float8) / (df + 0.5::float8)) AS idf
     FROM (
         SELECT term, df, greatest(%(row_count)s::float8, max(df) OVER ()) AS row_count
         FROM (
-            SELECT term, greatest(at_least, count(hits.term)) AS df
+            SELECT term, greatest(at_least, coalesce(found_in, 0)) AS df
             FROM unnest(%(terms)s::text[], %(at_least)s::bigint[]) AS known (term, at_least)
-            LEFT JOIN hits USING (term)
-            GROUP BY term, at_least
+            LEFT JOIN (SELECT term, count(*) AS found_in FROM ({present}) present GROUP BY term) counted USING (term)
         ) frequencies
     ) of_rows
     ORDER BY df = 0, df, term COLLATE "C"
@@ -134,7 +64,7 @@ WITH found AS MATERIALIZED (
 )
 SELECT
     (SELECT count(*) FROM scored),
-    (SELECT count(*) FROM found),
+    (SELECT row_count FROM looked_at),
     (SELECT array_agg(id ORDER BY score DESC, id) FROM best),
     (SELECT array_agg(score ORDER BY score DESC, id) FROM best),
     (SELECT array_agg(id ORDER BY score DESC, id) FROM others),
@@ -143,6 +73,37 @@ SELECT
     (SELECT array_agg(df ORDER BY df, term COLLATE "C") FROM terms),
     (SELECT array_agg(idf ORDER BY df, term COLLATE "C") FROM terms)
 """
+)
+
+# By words. `IS TRUE` keeps the planner from other indexes, where it would have to compute memory_terms for each row.
+SEARCH = SQL(
+    """/* lexical.search */
+WITH found AS MATERIALIZED (
+    SELECT id, lexeme_count, ({passes}) AS passes, {kept}
+    FROM memory_entries
+    WHERE memory_terms(user_id, lexemes) @@ (SELECT %(finders)s::text::tsquery)
+        AND deleted_at IS NULL
+        AND (user_id = %(user_id)s) IS TRUE
+        AND ({narrowed}) IS TRUE
+    LIMIT %(most_rows)s
+), looked_at AS (
+    SELECT count(*) AS row_count FROM found
+), {scored}"""
+)
+
+# By the filter's keys: rows with none of the words have no hits. Where the keys select too many, an index tells, and
+# none is read.
+SEARCH_KEYED = SQL(
+    """/* lexical.search_keyed */
+WITH looked_at AS MATERIALIZED (
+    SELECT count(*) AS row_count
+    FROM (SELECT FROM memory_entries WHERE user_id = %(user_id)s AND {keys} LIMIT %(most_rows)s) keyed
+), found AS MATERIALIZED (
+    SELECT id, lexeme_count, true AS passes, {kept}
+    FROM memory_entries
+    WHERE user_id = %(user_id)s AND deleted_at IS NULL AND {passes}
+        AND (SELECT row_count FROM looked_at) < %(most_rows)s
+), {scored}"""
 )
 
 # BM25 (Robertson and Zaragoza 2009), with the idf that is never negative.
@@ -193,19 +154,18 @@ class Shape:
     phrases: bool
     prefixes: bool
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether an index finds what the filter lets through, or little more, without reading all of the user's."""
+        return bool(key_conditions(self.filter_names))
+
 
 def shape_of(compiled: CompiledFilter, *, exclude: bool, phrases: bool, prefixes: bool) -> Shape:
     """Returns the shape of a search."""
     return Shape(compiled.names, compiled.where, exclude, phrases, prefixes)
 
 
-@lru_cache(maxsize=2)
-def terms(*, prefixes: bool) -> bytes:
-    """Returns the statement that reads a query's terms."""
-    return TERMS.format(prefixes_in_sample=_PREFIXES_IN_SAMPLE if prefixes else SQL("")).as_bytes(None)
-
-
-@lru_cache(maxsize=1_024)
+@StatementCache
 def search(shape: Shape, *, all_found: bool, narrowed: bool) -> bytes:
     """Returns the statement that finds and scores.
 
@@ -214,32 +174,47 @@ def search(shape: Shape, *, all_found: bool, narrowed: bool) -> bytes:
         all_found: Whether every row with any of the terms is found. Otherwise `also` is looked up by its ids.
         narrowed: Whether only rows that pass the filter are looked at, document frequencies being known.
     """
-    passes, (tf, kept) = _passes(shape), _terms_of_a_row(shape)
+    passes = _passes(shape)
     others = _OTHERS_FOUND if all_found else _read(shape, unless=_NOT_AMONG_THE_BEST)
     statement = SEARCH.format(
         passes=_TRUE if narrowed else passes,
         narrowed=passes if narrowed else _TRUE,
-        kept=kept,
-        tf=tf,
-        score=_SCORE,
-        others=others,
+        kept=_kept(shape),
+        scored=_scored(shape, others),
     )
     return statement.as_bytes(None)
 
 
-@lru_cache(maxsize=1_024)
+@StatementCache
+def search_keyed(shape: Shape) -> bytes:
+    """Returns the statement that finds by the filter's keys, which it has, and scores; frequencies are known."""
+    statement = SEARCH_KEYED.format(
+        keys=SQL(" AND ").join(key_conditions(shape.filter_names)),
+        passes=_passes(shape),
+        kept=_kept(shape),
+        scored=_scored(shape, _read(shape, unless=_NOT_AMONG_THE_BEST)),
+    )
+    return statement.as_bytes(None)
+
+
+@StatementCache
 def score(shape: Shape) -> bytes:
     """Returns the statement that scores memories by their ids, the weights of the terms being known."""
     return SCORE.format(read=_read(shape, unless=SQL(""))).as_bytes(None)
 
 
+def _scored(shape: Shape, others: Composable) -> Composable:
+    hits, present = (_HITS_WITH_PREFIXES, _PRESENT_WITH_PREFIXES) if shape.prefixes else (_HITS, _PRESENT)
+    return _SCORED.format(hits=hits, present=present, score=_SCORE, others=others)
+
+
 def _read(shape: Shape, *, unless: Composable) -> Composable:
-    tf, kept = _terms_of_a_row(shape)
-    return _READ.format(score=_SCORE, kept=kept, tf=tf, passes=_passes(shape), unless=unless)
+    tf = _STEMS_AND_PREFIXES if shape.prefixes else _STEMS
+    return _READ.format(score=_SCORE, kept=_kept(shape), tf=tf, passes=_passes(shape), unless=unless)
 
 
-def _terms_of_a_row(shape: Shape) -> tuple[Composable, Composable]:
-    return (_STEMS_AND_PREFIXES, _MARKED_AND_ALL) if shape.prefixes else (_STEMS, _MARKED)
+def _kept(shape: Shape) -> Composable:
+    return _MARKED_AND_ALL if shape.prefixes else _MARKED
 
 
 def _passes(shape: Shape) -> Composable:

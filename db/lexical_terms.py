@@ -1,9 +1,12 @@
 """What the words of a query mean for one user: their stems, how many memories there are, and a sample of them."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from db import lexical_query, lexical_statements
+from psycopg.sql import SQL
+
+from db import lexical_query
 from db.connection import Connection
 from db.lexical_query import MAX_LEXEME_BYTES, Sample, Sought, prefix_of, stem_of
 
@@ -82,6 +85,85 @@ class Query:
         }
 
 
+# The order of content_hash is random, and always the same: its first rows are a fair sample. The first are counted and
+# their lengths averaged in the index alone; of a larger user some are read, to tell common words from rare ones.
+TERMS = SQL(
+    """/* lexical.terms */
+WITH words AS MATERIALIZED (
+    SELECT coalesce(array_agg(lexeme ORDER BY occurrences DESC, place, lexeme), '{{}}') AS lexemes
+    FROM (
+        SELECT lexeme, cardinality(positions) AS occurrences, positions[1] AS place
+        FROM unnest(to_tsvector(%(language)s::regconfig, %(text)s))
+        WHERE octet_length(lexeme) <= %(max_lexeme_bytes)s
+        ORDER BY occurrences DESC, place, lexeme
+        LIMIT %(max_lexemes)s
+    ) first
+), prefixes AS MATERIALIZED (
+    SELECT given.place, start.lexeme AS start, stem.lexeme AS stem
+    FROM unnest(%(prefixes)s::text[]) WITH ORDINALITY AS given (prefix, place)
+    CROSS JOIN LATERAL (
+        SELECT lexeme FROM unnest(to_tsvector('pg_catalog.simple', given.prefix))
+        ORDER BY positions DESC, lexeme LIMIT 1
+    ) start
+    LEFT JOIN LATERAL (
+        SELECT lexeme FROM unnest(to_tsvector(%(language)s::regconfig, given.prefix))
+        ORDER BY positions DESC, lexeme LIMIT 1
+    ) stem ON true
+    WHERE octet_length(start.lexeme) <= %(max_lexeme_bytes)s
+), sized AS MATERIALIZED (
+    SELECT count(*) AS row_count, avg(lexeme_count)::float8 AS average_length
+    FROM (
+        SELECT lexeme_count FROM memory_entries WHERE user_id = %(user_id)s AND deleted_at IS NULL
+        ORDER BY content_hash LIMIT %(count_up_to)s
+    ) counted
+), sampled AS MATERIALIZED (
+    SELECT row_number() OVER () - 1 AS number, marked
+    FROM (
+        SELECT tsvector_to_array(
+            ts_filter(setweight(lexemes, 'A', (SELECT lexemes FROM words)), '{{a}}')){prefixes_in_sample} AS marked
+        FROM memory_entries
+        WHERE user_id = %(user_id)s AND deleted_at IS NULL AND (SELECT row_count FROM sized) > %(exact_rows)s
+        ORDER BY content_hash
+        LIMIT %(sample_rows)s
+    ) sample
+), hits AS MATERIALIZED (
+    SELECT number, name FROM sampled, unnest(marked) AS name
+)
+SELECT to_hex(hashtextextended(%(user_id)s::text, 0)),
+    (SELECT lexemes FROM words),
+    (SELECT array_agg(ARRAY[start, stem] ORDER BY place) FROM prefixes),
+    (
+        SELECT string_agg('(' || query::text || ')', ' & ')
+        FROM unnest(%(phrases)s::text[]) AS phrase, phraseto_tsquery(%(language)s::regconfig, phrase) AS query
+        WHERE numnode(query) > 0
+    ),
+    (
+        SELECT array_agg(DISTINCT lexeme)
+        FROM unnest(%(phrases)s::text[]) AS phrase, unnest(to_tsvector(%(language)s::regconfig, phrase))
+        WHERE octet_length(lexeme) <= %(max_lexeme_bytes)s
+    ),
+    (SELECT row_count FROM sized),
+    (SELECT average_length FROM sized),
+    (SELECT count(*) FROM sampled),
+    (SELECT array_agg(number) FROM hits),
+    (SELECT array_agg(name) FROM hits)
+"""
+)
+
+_PREFIXES_IN_SAMPLE = SQL(
+    """ || ARRAY(
+            SELECT start || '*' FROM prefixes WHERE EXISTS (
+                SELECT FROM unnest(tsvector_to_array(lexemes)) AS lexeme
+                WHERE starts_with(lexeme, start) OR lexeme = stem))"""
+)
+
+
+@lru_cache(maxsize=2)
+def statement(*, prefixes: bool) -> bytes:
+    """Returns the statement that reads a query's terms."""
+    return TERMS.format(prefixes_in_sample=_PREFIXES_IN_SAMPLE if prefixes else SQL("")).as_bytes(None)
+
+
 def read_terms(conn: Connection, user_id: str, request: TermsRequest) -> Query:
     """Returns what the text asks for, and what there is to find."""
     bounds = request.bounds
@@ -98,7 +180,7 @@ def read_terms(conn: Connection, user_id: str, request: TermsRequest) -> Query:
         "exact_rows": bounds.exact_rows,
         "sample_rows": bounds.sample_rows(request.user_rows),
     }
-    row = conn.query(lexical_statements.terms(prefixes=bool(text.prefixes)), parameters).fetchone()
+    row = conn.query(statement(prefixes=bool(text.prefixes)), parameters).fetchone()
     assert row is not None  # noqa: S101 - it selects from no table
     user_hash, lexemes, prefixes, phrases, phrase_stems, rows, average_length, sampled, numbers, names = row
     terms = [stem_of(lexeme) for lexeme in lexemes] + [prefix_of(start, stem) for start, stem in prefixes or ()]

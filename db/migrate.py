@@ -23,7 +23,7 @@ from db.schema import (
     read_facts,
     require_known_revision,
     require_space,
-    require_versions,
+    require_supported,
 )
 from db.sqlstate import translate
 
@@ -52,7 +52,8 @@ def upgrade(
         on_wait: Told about that wait.
 
     Raises:
-        UnsupportedDatabase: PostgreSQL or pgvector is missing or too old, or an administrator has to create it.
+        UnsupportedDatabase: PostgreSQL or pgvector is missing or too old, an administrator has to create it, or a
+            pooler lies between.
         SchemaMismatch: The schema is newer, another application's or for another space; or the role may not change it.
         Conflict: Another migrator, or another lock, was in the way too long.
         DatabaseUnavailable: No connection, or it was lost.
@@ -104,7 +105,7 @@ def verbatim(statements: str) -> TextClause:
 
 def require_upgradable(facts: SchemaFacts, space: EmbeddingSpace) -> None:
     """Raises UnsupportedDatabase or SchemaMismatch when the migrations cannot or must not run."""
-    require_versions(facts)
+    require_supported(facts)
     if facts.revision is not None:
         require_known_revision(facts.revision, head=head())
         require_space(facts, space)

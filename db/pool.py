@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import psycopg_pool
 import structlog
 from psycopg.sql import SQL, Identifier
 
-from db import connection, sqlstate
+from db import session, sqlstate
 from db.cancellation import Call, Canceller
 from db.connection import Connection
 from db.embedding_space import read_space
@@ -26,7 +26,7 @@ from db.errors import (
     StatementTimeout,
 )
 from db.schema import EmbeddingSpace
-from db.wall import ACROSS_USERS, Whose, read_roles, settings_of
+from db.wall import ACROSS_USERS, Entrance, Whose, read_roles, settings_of
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +47,8 @@ CONNECT = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
     "application_name": "memory-service",
+    # Not PGCLIENTENCODING's, nor the role's.
+    "client_encoding": "UTF8",
 }
 
 
@@ -59,7 +61,8 @@ class PoolOptions:
     timeout_s: float = 1.0
     statement_timeout_s: float = 10.0
     slow_query_ms: float = 100.0
-    prepared_statements: bool = True
+    prepared_statements: bool | None = None
+    """None: where no pooler lies between. False: as if one did."""
     row_level_security: bool = True
     """Off: whoever is named, statements run as those across users do."""
 
@@ -97,7 +100,7 @@ class Database:
             kwargs={
                 **CONNECT,
                 "autocommit": True,
-                "prepare_threshold": 5 if options.prepared_statements else None,
+                "prepare_threshold": 5,
             },
             min_size=options.min_size,
             max_size=options.max_size,
@@ -116,14 +119,14 @@ class Database:
     def _configure(self, conn: Connection) -> None:
         conn.slow_query_ms = self._options.slow_query_ms
         conn.made_at = conn.last_used_at = time.monotonic()
-        connection.configure(
+        session.configure(
             conn,
             statement_timeout_s=self._options.statement_timeout_s,
-            session_settings=self._options.prepared_statements,
+            prepared_statements=self._options.prepared_statements,
         )
         conn.space = read_space(conn)
         conn.roles = read_roles(conn)
-        if conn.roles is not None and not self._options.row_level_security and self._options.prepared_statements:
+        if conn.roles is not None and not self._options.row_level_security and conn.settings is None:
             conn.execute(SQL("SET ROLE {}").format(Identifier(conn.roles.all_users)))
 
     def open(self, *, timeout_s: float = 30.0) -> None:
@@ -219,30 +222,39 @@ class Database:
 
     def _run(self, call: Call, work: Callable[[Connection], T], user_id: Whose) -> T:
         with self._connection(call) as conn:
-            conn.wall = self._wall(conn, call, user_id)
+            conn.wall = self._entrance(conn, call, user_id)
             try:
-                return work(conn)
+                return self._work(conn, work)
             except psycopg.Error as error:
                 if sqlstate.lost_connection(error):
-                    self._discard(conn)
-                if isinstance(error, psycopg.errors.DivisionByZero) and conn.wall is not None and "model" in conn.wall:
+                    self._discard(conn, died=not call.was_cut)
+                if isinstance(error, psycopg.errors.DivisionByZero) and conn.wall is not None and conn.wall.space:
                     # No statement of ours divides by zero but `wall.ENTER_IN_SPACE`.
                     raise EmbeddingSpaceChanged(f"embeddings are not of {call.space} any more: try again") from error
                 if (translated := sqlstate.translate(error)) is None:
                     raise
-                if isinstance(translated, StatementTimeout):
+                if isinstance(translated, StatementTimeout) or call.was_cut:
                     translated = call.ended_early() or translated
                 raise translated from error
 
-    def _wall(self, conn: Connection, call: Call, user_id: Whose) -> Mapping[str, str] | None:
-        """Returns what transactions set; None where the session has a role already, or the schema knows none."""
-        if conn.roles is None:
-            return None
-        whose = user_id if self._options.row_level_security else ACROSS_USERS
-        if self._options.prepared_statements:
-            return settings_of(whose, conn.roles) if self._options.row_level_security else None
-        space = {} if call.space is None else {"model": call.space.model, "dimensions": str(call.space.dimensions)}
-        return {**settings_of(whose, conn.roles), **space}
+    @staticmethod
+    def _work(conn: Connection, work: Callable[[Connection], T]) -> T:
+        try:
+            return work(conn)
+        except psycopg.errors.InvalidSqlStatementName:
+            # Where a pipeline fails before the statement that it was to prepare, because it was cancelled for example,
+            # psycopg 3.3 takes that for prepared ever after. What has failed so has done nothing.
+            conn.forget_prepared()
+            return work(conn)
+
+    def _entrance(self, conn: Connection, call: Call, user_id: Whose) -> Entrance | None:
+        """Returns what transactions begin with; None where the session has all that it needs, a role as well."""
+        confined = self._options.row_level_security
+        if conn.settings is None:
+            return Entrance(settings_of(user_id, conn.roles)) if confined and conn.roles is not None else None
+        whose = user_id if confined else ACROSS_USERS
+        role = {} if conn.roles is None else settings_of(whose, conn.roles)
+        return Entrance({**role, **conn.settings}, call.space)
 
     @contextmanager
     def _connection(self, call: Call) -> Iterator[Connection]:
@@ -293,7 +305,7 @@ class Database:
         Raises:
             EmbeddingSpaceChanged: Then.
         """
-        if call.space is None or not self._options.prepared_statements:
+        if call.space is None or conn.settings is not None:
             return
         if conn.space != call.space:
             self._pool.putconn(conn)
@@ -326,11 +338,11 @@ class Database:
             return PoolExhausted(f"all {self._options.max_size} database connections stayed busy")
         return DatabaseUnavailable("the database cannot be reached")
 
-    def _discard(self, conn: Connection) -> None:
-        """Closes a dead connection and replaces the idle ones, which died with it, unless another's death did that."""
+    def _discard(self, conn: Connection, *, died: bool = True) -> None:
+        """Closes a connection; if it died, replaces the idle ones, which died with it, unless another's death did."""
         conn.close()
         with self._lock:
-            if conn.made_at <= self._loans.drained_at:
+            if not died or conn.made_at <= self._loans.drained_at:
                 return
             self._loans.drained_at = time.monotonic()
         log.warning("database_connection_lost")

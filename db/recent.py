@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from uuid import UUID
 
 from psycopg.sql import SQL
@@ -10,6 +9,7 @@ from psycopg.sql import SQL
 from db.connection import Connection
 from db.filters import Filter, of_user, row_conditions
 from db.memory import COLUMNS, Memory, View, from_row
+from db.statement_cache import StatementCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ ORDER BY sized.position
 AFTER = SQL(" AND (created_at, id) < (%(after_created_at)s, %(after_id)s)")
 
 
-@lru_cache(maxsize=1_024)
+@StatementCache
 def _statement(view: View, names: frozenset[str], where: bytes | None, *, after: bool) -> bytes:
     conditions = of_user(row_conditions(names, where))
     if after:

@@ -24,7 +24,7 @@ from db.reembedding_indexes import SEARCH, SUFFIX, UNEMBEDDED, is_standby, missi
 from db.reembedding_sessions import end_sessions
 from db.reembedding_state import AS_OWNER, IMPATIENT, LOCK, Reembedding, require_reembedding
 from db.schema import EmbeddingSpace
-from db.wall import ACROSS_USERS, ENTER, settings_of
+from db.wall import ACROSS_USERS, settings_of
 
 log = structlog.get_logger(__name__)
 
@@ -137,7 +137,7 @@ def _switch(conn: Connection, *, now: datetime, max_pending: int, lock_timeout_s
 def _across_users(conn: Connection) -> Iterator[None]:
     """Lets the statements of a transaction see the rows of all users: even the owner sees none by itself."""
     if conn.roles is not None:
-        conn.query(ENTER, settings_of(ACROSS_USERS, conn.roles))
+        conn.set_locally(settings_of(ACROSS_USERS, conn.roles))
     yield
     conn.execute(AS_OWNER)
 

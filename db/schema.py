@@ -13,6 +13,8 @@ from db.errors import SchemaMismatch, UnsupportedDatabase
 # in PostgreSQL 16.
 LEAST_POSTGRES = (16,)
 LEAST_PGVECTOR = (0, 8, 4)
+# Others lack characters, or count them otherwise.
+ENCODING = "UTF8"
 
 MIGRATE = "memory-service migrate"
 REEMBED = "memory-service reembed"
@@ -42,6 +44,8 @@ class SchemaFacts:
     space: EmbeddingSpace | None
     pgvector_available: str | None = None
     """The version the server would create or update to; None where pgvector is not installed."""
+    encoding: str = ENCODING
+    """How the database keeps text."""
 
 
 FACTS = """/* schema.facts */
@@ -49,7 +53,8 @@ SELECT current_setting('server_version'),
        (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
        (SELECT default_version FROM pg_available_extensions WHERE name = 'vector'),
        to_regclass('alembic_version') IS NOT NULL,
-       to_regclass('embedding_space') IS NOT NULL
+       to_regclass('embedding_space') IS NOT NULL,
+       current_setting('server_encoding')
 """
 
 REVISION = "/* schema.revision */ SELECT version_num FROM alembic_version"
@@ -61,7 +66,7 @@ def read_facts(connection: psycopg.Connection[Any]) -> SchemaFacts:
     """Returns the facts of the database that `connection` leads to; needs no schema in it."""
     row = _one(connection, FACTS)
     assert row is not None  # noqa: S101 - a SELECT without FROM has a row
-    postgres_version, pgvector_version, pgvector_available, has_revision, has_space = row
+    postgres_version, pgvector_version, pgvector_available, has_revision, has_space, encoding = row
     revision = _one(connection, REVISION) if has_revision else None
     space = _one(connection, SPACE) if has_space else None
     return SchemaFacts(
@@ -70,6 +75,7 @@ def read_facts(connection: psycopg.Connection[Any]) -> SchemaFacts:
         revision=revision[0] if revision else None,
         space=EmbeddingSpace(*space) if space else None,
         pgvector_available=pgvector_available,
+        encoding=encoding,
     )
 
 
@@ -82,12 +88,12 @@ def require(facts: SchemaFacts, *, head: str, space: EmbeddingSpace) -> None:
         space: The configured embedding space.
 
     Raises:
-        UnsupportedDatabase: PostgreSQL or pgvector is too old.
+        UnsupportedDatabase: PostgreSQL or pgvector is too old, or the encoding is not UTF8.
         SchemaMismatch: The schema is older or newer than `head`, or was made for another embedding space.
 
     Each message ends with what to do.
     """
-    require_versions(facts)
+    require_supported(facts)
     if facts.revision is None:
         raise SchemaMismatch(f"the database has no memory-service schema; run: {MIGRATE}")
     if facts.revision != head:
@@ -98,11 +104,18 @@ def require(facts: SchemaFacts, *, head: str, space: EmbeddingSpace) -> None:
     require_space(facts, space)
 
 
-def require_versions(facts: SchemaFacts) -> None:
-    """Raises UnsupportedDatabase when PostgreSQL, or the pgvector in use or to be created, is too old or missing."""
+def require_supported(facts: SchemaFacts) -> None:
+    """Raises UnsupportedDatabase when the service cannot work there, whatever the schema.
+
+    PostgreSQL, or the pgvector in use or to be created, is too old or missing, or the encoding is not UTF8.
+    """
     if _numbers(facts.postgres_version) < LEAST_POSTGRES:
         raise UnsupportedDatabase(
             f"PostgreSQL {facts.postgres_version} is too old: {_dotted(LEAST_POSTGRES)} or newer is needed"
+        )
+    if facts.encoding != ENCODING:
+        raise UnsupportedDatabase(
+            f"the database keeps text as {facts.encoding}: one is needed that was created WITH ENCODING '{ENCODING}'"
         )
     needed = f"version {_dotted(LEAST_PGVECTOR)} or newer is needed"
     available = facts.pgvector_available

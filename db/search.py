@@ -1,15 +1,14 @@
 """Finding the memories of one user nearest to a vector: runs the plan that fits, and widens it until it has enough."""
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from db import search_statements
 from db.ann_registry import AnnIndex
-from db.ann_walk import set_depth
-from db.connection import Connection, Statement
+from db.ann_walk import depth
+from db.connection import NO_SETTINGS, Connection, Statement
 from db.errors import ReplyTooLarge
 from db.filters import Filter
 from db.memory import Memory, View, from_row
@@ -27,6 +26,7 @@ from db.search_plan import (
 )
 from db.search_statements import Metric, Shape, shape_of
 from db.vectors import Embedding, to_parameter
+from db.wall import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,9 @@ class _Found:
 
 
 _UNLIMITED = 2**62
+
+# A generic plan takes the limit for a tenth of the table, which an index seems too slow for.
+CUSTOM_PLAN = {"plan_cache_mode": "force_custom_plan"}
 
 
 def search(conn: Connection, user_id: str, nearest: Nearest, means: Means) -> Answer:
@@ -197,21 +200,15 @@ class _Run:
         return enough_for(nearest.limit, passing, means.tuning)
 
     def ann(self, index: AnnIndex, tuning: SearchTuning) -> _Found:
-        """Walks the approximate index; the settings hold for this transaction only."""
+        """Walks the approximate index."""
         nearest = self._nearest
         walk = nearest.limit * FILTERED_WALK if nearest.filter.restricts else nearest.limit
-        started_at, database_s = time.perf_counter(), self._conn.database_s
-        with self._conn.pipelined_transaction():
-            # A generic plan takes the limit for a tenth of the table, which an index seems too slow for.
-            self._conn.execute("SET LOCAL plan_cache_mode = force_custom_plan")
-            set_depth(self._conn, index, tuning, limit=nearest.limit, ef_search=nearest.ef_search)
-            found = self._query(search_statements.ann(self._shape, self._user_id), walk=walk)
-        # In a pipeline `query` returns, and stops its clock, before the statement has run.
-        self._conn.database_s = database_s + time.perf_counter() - started_at
-        return found
+        far_enough = depth(index, tuning, limit=nearest.limit, ef_search=nearest.ef_search)
+        statement = search_statements.ann(self._shape, self._user_id)
+        return self._query(statement, settings={**CUSTOM_PLAN, **far_enough}, walk=walk)
 
-    def _query(self, statement: Statement, **more: int) -> _Found:
-        rows = self._conn.rows(statement, self._parameters | more)
+    def _query(self, statement: Statement, *, settings: Settings = NO_SETTINGS, **more: int) -> _Found:
+        rows = self._conn.rows(statement, self._parameters | more, settings=settings)
         picked, compared, first_id, _, text_bytes, entry_id, *_ = rows[0]
         if first_id is None:
             return _Found(picked, compared, [])

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
 
 from psycopg.sql import SQL, Composable, Literal
 
 from db.filters import EMBEDDED, CompiledFilter, index_conditions, of_user, row_conditions
 from db.memory import COLUMNS, View
 from db.search_plan import Coarse
+from db.statement_cache import StatementCache
 
 
 class Metric(Enum):
@@ -132,7 +132,7 @@ _USER = SQL("%(user_id)s")
 _EXCLUDED = SQL("id <> %(exclude)s")
 
 
-@lru_cache(maxsize=1_024)
+@StatementCache
 def table(shape: Shape) -> bytes:
     """Returns the statement that compares all rows."""
     return _composed(
@@ -146,7 +146,7 @@ def table(shape: Shape) -> bytes:
     )
 
 
-@lru_cache(maxsize=1_024)
+@StatementCache
 def candidates(shape: Shape, coarse: Coarse) -> bytes:
     """Returns the statement that picks candidates from the covering index."""
     pickable = index_conditions(shape.filter_names)
@@ -165,7 +165,7 @@ def candidates(shape: Shape, coarse: Coarse) -> bytes:
     )
 
 
-@lru_cache(maxsize=4_096)
+@StatementCache
 def ann(shape: Shape, user_id: str) -> bytes:
     """Returns the statement that walks this user's approximate index."""
     # psycopg takes % for the beginning of a parameter, in literals too.

@@ -33,7 +33,8 @@ class UserStats:
     conversations: list[ConversationStats]
 
 
-# One scan of the index memory_entries_recent, which holds all of these columns. The first row is the total.
+# In one statement, and so of one moment. One scan of the index memory_entries_recent, which holds all the columns of
+# `counted`, whose first row is the total. Each memory without an embedding has its job, see db/embedding_jobs.py.
 STATS = """/* stats.user */
 WITH counted AS (
     SELECT
@@ -52,41 +53,32 @@ WITH counted AS (
 )
 SELECT
     conversation_id, live_count, deleted_count, newest, oldest_live, newest_live, average_importance, text_bytes,
-    count(*) FILTER (WHERE NOT is_total AND conversation_id IS NOT NULL AND live_count > 0) OVER ()
+    count(*) FILTER (WHERE NOT is_total AND conversation_id IS NOT NULL AND live_count > 0) OVER (),
+    (
+        SELECT coalesce(sum(a.access_count), 0)::bigint
+        FROM memory_access a
+        JOIN memory_entries m ON m.user_id = a.user_id AND m.id = a.id
+        WHERE a.user_id = %(user_id)s AND m.deleted_at IS NULL
+    ),
+    (SELECT count(*) FROM embedding_jobs WHERE user_id = %(user_id)s)
 FROM counted
 ORDER BY is_total DESC, newest DESC, conversation_id
 LIMIT %(limit)s
-"""
-
-ACCESSES = """/* stats.accesses */
-SELECT coalesce(sum(a.access_count), 0)::bigint
-FROM memory_access a
-JOIN memory_entries m ON m.user_id = a.user_id AND m.id = a.id
-WHERE a.user_id = %(user_id)s AND m.deleted_at IS NULL
-"""
-
-
-# Each memory without an embedding has its row there, see db/embedding_jobs.py.
-WAITING = """/* stats.waiting */
-SELECT count(*) FROM embedding_jobs WHERE user_id = %(user_id)s
 """
 
 
 def user_stats(conn: Connection, user_id: str, *, conversation_limit: int, dimensions: int) -> UserStats:
     """Returns the user's totals and, most recently written first, up to `conversation_limit` conversations."""
     rows = conn.query(STATS, {"user_id": user_id, "limit": conversation_limit + 1}).fetchall()
-    accesses = conn.query(ACCESSES, {"user_id": user_id}).fetchone()
-    waiting = conn.query(WAITING, {"user_id": user_id}).fetchone()
-    _, live, deleted, _, oldest_live, newest_live, importance, text_bytes, conversation_count = rows[0]
+    _, live, deleted, _, oldest_live, newest_live, importance, text_bytes, conversations, accesses, waiting = rows[0]
     return UserStats(
         live_count=live,
         deleted_count=deleted,
         average_importance=importance,
-        total_accesses=0 if accesses is None else accesses[0],
+        total_accesses=accesses,
         oldest_created_at=oldest_live,
         newest_created_at=newest_live,
-        stored_bytes=text_bytes
-        + (live + deleted - (0 if waiting is None else waiting[0])) * BYTES_PER_DIMENSION * dimensions,
-        conversation_count=conversation_count,
+        stored_bytes=text_bytes + (live + deleted - waiting) * BYTES_PER_DIMENSION * dimensions,
+        conversation_count=conversations,
         conversations=[ConversationStats(*row[:4]) for row in rows[1:]],
     )

@@ -39,8 +39,8 @@ class Changes:
     language: str | Unchanged = UNCHANGED
     embedding: Embedding | Unchanged = UNCHANGED
     embedding_model: str | Unchanged = UNCHANGED
-    embedded_content: str | None = None
-    """The stored content that `embedding` was made of, where the content itself does not change."""
+    expected_content: str | None = None
+    """The stored content that these changes follow from, where the content itself is left alone."""
 
 
 CONVERSATION = """/* update.conversation */
@@ -92,13 +92,13 @@ def update(
         MemoryNotFound: When the user has no such memory.
         MemoryDeleted: When it is soft-deleted.
         EtagMismatch: When `etag` is not empty and the memory has changed since.
-        Conflict: When the stored content is no longer the one that was embedded.
+        Conflict: When the stored content is no longer the one that the changes follow from.
     """
     with conn.transaction():
         before = fetch_for_update(conn, user_id, memory_id, view=View.BASIC, etag=etag)
         require_live(before)
-        if changes.embedded_content not in (None, before.content):
-            raise Conflict(f"the content of memory {memory_id} changed while it was embedded")
+        if changes.expected_content not in (None, before.content):
+            raise Conflict(f"the content of memory {memory_id} changed meanwhile")
         after = _apply(before, changes, now)
         check_metadata(after.metadata or {})
         _write(conn, after, changes.embedding, now)

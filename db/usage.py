@@ -1,4 +1,4 @@
-"""How much one user has stored, soft-deleted memories included: what quotas limit."""
+"""How much one user has stored, soft-deleted memories included, and how much it may: what quotas compare."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -23,14 +23,43 @@ class Usage:
         return Usage(memories=self.memories - other.memories, bytes=self.bytes - other.bytes)
 
 
-# Reads the index memory_entries_recent alone: 10,000 memories in a millisecond.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What a user has stored and may store."""
+
+    used: Usage
+    """Nothing where any amount is allowed: then it was not counted."""
+    allowed: Usage
+    """0 stands for any amount."""
+
+
+# Reads the index memory_entries_recent alone, 10,000 memories in a millisecond, and that only for users with a limit.
 COUNT = """/* usage.count */
-SELECT count(*), coalesce(sum(text_bytes), 0)::bigint FROM memory_entries WHERE user_id = %(user_id)s
+WITH allowed AS (
+    SELECT coalesce(max(memories), %(memories)s::bigint) AS memories, coalesce(max(bytes), %(bytes)s::bigint) AS bytes
+    FROM user_quotas
+    WHERE user_id = %(user_id)s
+)
+SELECT used.memories, used.text_bytes, allowed.memories, allowed.bytes
+FROM allowed
+CROSS JOIN LATERAL (
+    SELECT count(*) AS memories, coalesce(sum(text_bytes), 0)::bigint AS text_bytes
+    FROM memory_entries
+    WHERE user_id = %(user_id)s AND (allowed.memories > 0 OR allowed.bytes > 0)
+) used
 """
 
 
-def count(conn: Connection, user_id: str, *, dimensions: int) -> Usage:
-    """Returns what the user has stored; what waits for its embedding counts as if it had it."""
-    row = conn.query(COUNT, {"user_id": user_id}).fetchone()
-    memories, text_bytes = (0, 0) if row is None else row
-    return Usage(memories=memories, bytes=text_bytes + memories * BYTES_PER_DIMENSION * dimensions)
+def count(conn: Connection, user_id: str, *, of_all: Usage, dimensions: int) -> Account:
+    """Returns the user's account, `of_all` being what users without a quota of their own may store.
+
+    What waits for its embedding counts as if it had it.
+    """
+    parameters = {"user_id": user_id, "memories": of_all.memories, "bytes": of_all.bytes}
+    row = conn.query(COUNT, parameters).fetchone()
+    assert row is not None  # noqa: S101 - aggregates return one
+    memories, text_bytes, allowed_memories, allowed_bytes = row
+    return Account(
+        used=Usage(memories=memories, bytes=text_bytes + memories * BYTES_PER_DIMENSION * dimensions),
+        allowed=Usage(memories=allowed_memories, bytes=allowed_bytes),
+    )

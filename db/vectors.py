@@ -11,6 +11,8 @@ from pgvector import HalfVector
 # 64, 13 ms one by one and 25 ms all at once.
 BLOCK_ROWS = 64
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 class InvalidEmbedding(ValueError):
     """The numbers cannot be normalized; the message says why, without quoting them."""
@@ -27,8 +29,8 @@ class Embedding:
 
     def original(self) -> NDArray[np.float32]:
         """Returns the vector as it was before normalization, shape (dimensions,), within float16 precision."""
-        with np.errstate(over="ignore"):  # a norm near float32's largest may round a component to infinity
-            return (self.unit.astype(np.float64) * self.norm).astype(np.float32)
+        # float16 may have rounded a component up, beyond float32's largest: infinity could not be stored again.
+        return np.clip(self.unit.astype(np.float64) * self.norm, -LARGEST, LARGEST).astype(np.float32)
 
 
 def normalize(vector: NDArray[np.floating]) -> Embedding:

@@ -8,10 +8,13 @@ docs/adr/0014-row-level-security.md has the reasons.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import psycopg
-from psycopg.sql import SQL, Composed, Literal
+from psycopg.sql import SQL, Composed, Identifier, Literal, Placeholder
+
+from db.schema import EmbeddingSpace
 
 
 class AcrossUsers(Enum):
@@ -36,58 +39,68 @@ class Roles:
     """Whether Citus is there, which hands settings on to its workers only if they are literal and it is told to."""
 
 
-# The settings end with the transaction; set_config takes them as parameters, and so in a statement that stays prepared.
-ENTER = """/* wall.enter */
-SELECT set_config('role', %(role)s, true), set_config('memory.user_id', %(user_id)s, true)
-"""
-
-# The same where sessions may change behind a connection (db/embedding_space.py): where the database is of another
-# embedding space it divides by zero, where it is of this one it keeps it so until the transaction ends.
-ENTER_IN_SPACE = """/* wall.enter_in_space */
-SELECT set_config('role', %(role)s, true), set_config('memory.user_id', %(user_id)s, true),
-    set_config('statement_timeout', %(statement_timeout)s, true),
-    set_config('lock_timeout', %(statement_timeout)s, true),
-    set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, true),
-    1 / count(*)
-FROM embedding_space WHERE model = %(model)s AND dimensions = %(dimensions)s
-"""
-SPACE = ("model", "dimensions")
-"""The parameters that it has beyond those of ENTER."""
+Settings = Mapping[str, str]
+"""Settings of PostgreSQL by their names."""
 
 
-def settings_of(whose: Whose, roles: Roles) -> dict[str, str]:
-    """Returns the parameters of ENTER."""
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """How a transaction begins."""
+
+    settings: Settings
+    """What it sets for itself."""
+    space: EmbeddingSpace | None = None
+    """What its embeddings are of, where sessions may change behind a connection (db/embedding_space.py); else None."""
+
+
+def settings_of(whose: Whose, roles: Roles) -> Settings:
+    """Returns what makes a transaction see these rows."""
     if isinstance(whose, AcrossUsers):
-        return {"role": roles.all_users, "user_id": ""}
-    return {"role": roles.one_user, "user_id": whose}
+        return {"role": roles.all_users, "memory.user_id": ""}
+    return {"role": roles.one_user, "memory.user_id": whose}
 
 
-# Where the session keeps no time limits, behind a transaction pooler, each transaction takes them along.
-ENTER_TIMED = """/* wall.enter_timed */
-SELECT set_config('role', %(role)s, true), set_config('memory.user_id', %(user_id)s, true),
-    set_config('statement_timeout', %(statement_timeout)s, true),
-    set_config('lock_timeout', %(statement_timeout)s, true),
-    set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, true)
-"""
+AS_SESSION: Settings = {"role": "none", "memory.user_id": ""}
+"""What makes it see what the role that logged in may see by itself."""
+
+# The settings end with the transaction; set_config takes them as parameters, and so in a statement that stays prepared.
+ENTER = SQL("""/* wall.enter */
+SELECT {settings}
+""")
+
+# Where the database is of another embedding space it divides by zero, where it is of this one it keeps it so until the
+# transaction ends.
+ENTER_IN_SPACE = SQL("""/* wall.enter_in_space */
+SELECT {settings}, 1 / count(*)
+FROM embedding_space WHERE model = %(model)s AND dimensions = %(dimensions)s
+""")
 
 
-def timeouts(statement_timeout_s: float) -> dict[str, str]:
-    """Returns the parameters of ENTER_TIMED beyond those of ENTER, in milliseconds."""
-    timeout_ms = round(statement_timeout_s * 1_000)
-    return {"statement_timeout": str(timeout_ms), "idle_timeout": str(2 * timeout_ms)}
+@lru_cache(maxsize=64)
+def _statement(in_space: bool, *names: str) -> bytes:  # noqa: FBT001 - looked up faster than by name
+    settings = SQL(", ").join(
+        SQL("set_config({}, {}, true)").format(Literal(name), Placeholder(name)) for name in names
+    )
+    return (ENTER_IN_SPACE if in_space else ENTER).format(settings=settings).as_bytes(None)
 
 
-def literal_settings(parameters: Mapping[str, str]) -> list[Composed]:
-    """Returns the commands that do what ENTER does with these parameters, for Citus."""
+def enter(entrance: Entrance) -> tuple[bytes, Settings]:
+    """Returns the statement that a transaction begins with, and its parameters."""
+    settings, space = entrance.settings, entrance.space
+    statement = _statement(space is not None, *settings)
+    if space is None:
+        return statement, settings
+    return statement, {**settings, "model": space.model, "dimensions": str(space.dimensions)}
+
+
+def literal_settings(settings: Settings) -> list[Composed]:
+    """Returns the commands that make the settings on Citus, which hands on nothing but literals."""
+    given = {"citus.propagate_set_commands": "local", **settings}
+    # A name of two parts is one of both, each quoted by itself.
     return [
-        SQL("SET LOCAL citus.propagate_set_commands = {}").format(Literal("local")),
-        SQL("SET LOCAL ROLE {}").format(Literal(parameters["role"])),
-        SQL("SET LOCAL memory.user_id = {}").format(Literal(parameters["user_id"])),
+        SQL("SET LOCAL {} = {}").format(Identifier(*name.split(".")), Literal(value)) for name, value in given.items()
     ]
 
-
-AS_SESSION = {"role": "none", "user_id": ""}
-"""The parameters of ENTER for neither role: what the role that logged in may do by itself."""
 
 # By the policies, not by name: a database may have been renamed, copied or restored under another name.
 ROLES = """/* wall.roles */

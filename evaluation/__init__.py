@@ -2,11 +2,11 @@
 
 What there is:
 
-    __main__        the command line: runs parts and keeps what they found
+    __main__        the command line: runs the parts and draws what they found
     parts           starts a service for each part, or says why it is skipped
     sizes           how much the part about latency measures
     judged          documents, questions and judgments
-    cranfield       reads the Cranfield collection
+    cranfield       reads the Cranfield collection with its judgments
     conversations   reads the project's own set, which is in data/
     variants        the ways of searching that are compared
     asking          stores a set and asks its questions through the stubs
@@ -16,4 +16,6 @@ What there is:
     quality, speed  what is measured
     targets         what is to be reached
     plots, page     what a run leaves for people; page writes docs/quality.md
+
+What it shares with the benchmark is in harness/.
 """

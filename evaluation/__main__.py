@@ -1,43 +1,31 @@
 """The command line of the evaluation."""
 
 import argparse
-import logging
-import signal
 import sys
-import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
-import structlog
-
-from benchmarks import machine, report
-from benchmarks.instance import Instance
-from benchmarks.outcome import Circumstances, Outcome
-from benchmarks.part import PartResult
 from evaluation import parts, plots, targets
-from evaluation.parts import Skipped
 from evaluation.sizes import FULL, Sizes
+from harness import machine
+from harness.attempt import Attempt
+from harness.instance import Instance
+from harness.outcome import Outcome, PartResult
+from harness.report import target_table, verdicts
+from harness.runner import prepare_process, run_parts, say
 
 RESULTS = Path(__file__).parent / "results"
-REASON_CHARACTERS = 300
 
 
 def main() -> int:
     """Runs the chosen parts; returns 0 when each was measured, whatever it found, or skipped for lack of its data."""
     arguments = _arguments()
-    logging.basicConfig(level=logging.WARNING)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    signal.signal(signal.SIGTERM, _leave)
+    prepare_process()
     outcome, failed = evaluate(FULL, list(dict.fromkeys(arguments.only or parts.NAMES)), folder=arguments.out)
-    print("\n".join(report.target_table(report.targets(outcome.data["parts"].values()))))
+    print("\n".join(target_table(outcome.data)))
     print(outcome.path)
     return 1 if failed else 0
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> None:
-    sys.exit("ended by SIGTERM")  # as an exception, so that servers and PostgreSQL are stopped on the way out
 
 
 def evaluate(sizes: Sizes, chosen: Sequence[str], *, folder: Path) -> tuple[Outcome, list[str]]:
@@ -46,54 +34,24 @@ def evaluate(sizes: Sizes, chosen: Sequence[str], *, folder: Path) -> tuple[Outc
     Returns:
         What is known then, and the parts that failed.
     """
-    failed = []
     with Instance() as instance:
         path = folder / f"{sizes.name}.json"
         outcome = Outcome(path, sizes, machine=machine.facts(), postgres=instance.settings())
         if outcome.starts_anew:
-            _say(f"{path.name} is of another machine or of other sizes: beginning anew")
-        for number, name in enumerate(chosen, start=1):
-            _say(f"[{number}/{len(chosen)}] {name} ...")
-            if not _measure(name, instance, sizes, outcome):
-                failed.append(name)
+            say(f"{path.name} is of another machine or of other sizes: beginning anew")
+
+        def keep(name: str, ended: Attempt[PartResult]) -> Iterable[str]:
+            outcome.take(name, ended)
             plots.draw(outcome.data, folder)
+            return [] if ended.result is None else verdicts(ended.result.targets)
+
+        failed = run_parts({name: partial(_run, name, instance, sizes) for name in chosen}, keep)
     return outcome, failed
 
 
-def _measure(name: str, instance: Instance, sizes: Sizes, outcome: Outcome) -> bool:
-    """Returns False when the part failed, True also when it was skipped."""
-    started_at, began, load = datetime.now(UTC), time.monotonic(), machine.load_average()
-
-    def circumstances() -> Circumstances:
-        return Circumstances(
-            started_at=started_at,
-            duration_s=time.monotonic() - began,
-            load_before=load,
-            load_after=machine.load_average(),
-            revision=machine.revision(),
-        )
-
-    try:
-        figures = parts.run(name, instance, sizes)
-    except Skipped as skipped:
-        outcome.fail(name, f"skipped: {skipped}", circumstances())
-        _say(f"{name}: skipped: {skipped}")
-        return True
-    except Exception as error:  # noqa: BLE001 - the other parts are to run; the report says what befell this one
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_CHARACTERS]
-        outcome.fail(name, reason, circumstances())
-        _say(f"{name}: failed: {reason}")
-        return False
-    result = PartResult(figures, targets.of(name, figures))
-    outcome.add(name, result, circumstances())
-    _say(f"{name}: {time.monotonic() - began:.0f} s")
-    for target in result.targets:
-        _say(f"  {target.verdict}: {target.name}: {report.number(target.measured)} {target.unit}")
-    return True
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _run(name: str, instance: Instance, sizes: Sizes) -> PartResult:
+    figures = parts.run(name, instance, sizes)
+    return PartResult(figures, targets.of(name, figures))
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""The Cranfield collection: abstracts on aerodynamics, with questions and graded judgments.
+"""The Cranfield collection as a judged set: its abstracts, its questions, and graded judgments.
 
 It is not part of the repository: BENCHMARK_CRANFIELD names its folder, as for the benchmark. Traps of its files:
 
@@ -11,11 +11,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.cranfield import VARIABLE, read_sentences
-from benchmarks.cranfield import folder as texts_folder
 from evaluation.judged import Document, JudgedSet, Question
-
-__all__ = ["USER", "VARIABLE", "folder", "read", "read_sentences"]
+from harness import cranfield
+from harness.cranfield import ABSTRACTS, QUESTIONS
 
 USER = "cranfield"
 JUDGMENTS = "qrels.trec"
@@ -25,7 +23,7 @@ FIELD = re.compile(r"^\.([TABW])[ \t]*$", re.MULTILINE)
 
 def folder() -> Path | None:
     """Returns where the collection lies, judgments included, or None where it does not."""
-    place = texts_folder()
+    place = cranfield.folder()
     return place if place is not None and (place / JUDGMENTS).is_file() else None
 
 
@@ -36,13 +34,13 @@ def read(place: Path) -> JudgedSet:
         ValueError: When a judgment is of a question that is not there, or a grade is none.
     """
     documents, empty = [], []
-    for number, fields in _entries((place / "cran.all.1400").read_text(encoding="utf-8")):
+    for number, fields in _entries((place / ABSTRACTS).read_text(encoding="utf-8")):
         text = f"{fields.get('T', '')} {fields.get('W', '')}".strip()
         if text:
             documents.append(Document(id=number, user=USER, text=text))
         else:
             empty.append(number)
-    texts = [fields["W"] for _, fields in _entries((place / "cran.qry").read_text(encoding="utf-8"))]
+    texts = [fields["W"] for _, fields in _entries((place / QUESTIONS).read_text(encoding="utf-8"))]
     gains = _judgments((place / JUDGMENTS).read_text(encoding="utf-8"), questions=len(texts))
     questions = [
         Question(number=number, user=USER, text=text, gains=gains[number])

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.generated_sections import filled, write_or_check
-from benchmarks.outcome import Json, read
-from benchmarks.report import circumstances, number, table, target_table, targets
 from evaluation import plots, tuning
 from evaluation.targets import SETS
 from evaluation.tuning import Point
+from harness.generated_sections import filled, write_or_check
+from harness.report import circumstances, figures_of, number, table, target_table
+from harness.results_file import Json, read
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "quality.md"
@@ -34,12 +34,12 @@ def fill(text: str, data: Json | None) -> str:
 
 def _targets(data: Json) -> list[str]:
     missing = [f"{name} ({part['failed']})" for name, part in data["parts"].items() if "failed" in part]
-    lines = [circumstances(data), "", *target_table(targets(data["parts"].values()))]
+    lines = [circumstances(data), "", *target_table(data)]
     return [*lines, "", f"Not measured: {', '.join(missing)}."] if missing else lines
 
 
 def _set(data: Json, part: str) -> list[str]:
-    if (figures := _figures(data, part)) is None:
+    if (figures := figures_of(data, part)) is None:
         return _not_measured(part)
     modes = figures["modes"]
     rows = [
@@ -89,7 +89,7 @@ def _categories(modes: Json) -> list[str]:
 
 
 def _weights(data: Json) -> list[str]:
-    measured = {title: found for part, title in SETS.items() if (found := _figures(data, part)) is not None}
+    measured = {title: found for part, title in SETS.items() if (found := figures_of(data, part)) is not None}
     if not measured:
         return _not_measured("conversations")
     lines: list[str] = []
@@ -122,7 +122,7 @@ def _choice(measured: Json, knob: str) -> list[str]:
 
 
 def _speed(data: Json) -> list[str]:
-    if (figures := _figures(data, "speed")) is None:
+    if (figures := figures_of(data, "speed")) is None:
         return _not_measured("speed")
     rows = [
         (name, number(mode["p50_ms"]), number(mode["p95_ms"]), number(mode["times_dense"]))
@@ -135,11 +135,6 @@ def _speed(data: Json) -> list[str]:
     head = ("", "p50, ms", "p95, ms", "p50, times that of DENSE")
     picture = f"![Quality against latency](../evaluation/results/{_picture(data, plots.AGAINST_LATENCY)})"
     return [summary, "", *table(head, rows), "", picture]
-
-
-def _figures(data: Json, part: str) -> Json | None:
-    figures: Json | None = data["parts"].get(part, {}).get("figures")
-    return figures
 
 
 def _not_measured(part: str) -> list[str]:

@@ -4,43 +4,40 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from benchmarks.client import open_stub
-from benchmarks.instance import Instance
-from benchmarks.loading import connect, settle
-from benchmarks.part import Figures
-from benchmarks.service_process import ServiceProcess
 from evaluation import conversations, cranfield, quality, speed
 from evaluation.judged import JudgedSet
 from evaluation.sizes import Sizes
+from harness.attempt import NotPossible
+from harness.channel import open_stub
+from harness.cranfield import VARIABLE, read_sentences
+from harness.instance import Instance, settle
+from harness.outcome import Figures
+from harness.service_process import ServiceProcess
 from memory_service.settings.embedding import DEFAULT_MODELS
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 
 NAMES = ("cranfield", "conversations", "speed")
-ABSENT = f"the Cranfield collection is not at hand ({cranfield.VARIABLE} names its folder)"
-
-
-class Skipped(Exception):
-    """A part cannot be measured here; the message says why."""
+ABSENT = f"the Cranfield collection is not at hand ({VARIABLE} names its folder)"
 
 
 def run(name: str, instance: Instance, sizes: Sizes) -> Figures:
     """Runs one part.
 
     Raises:
-        Skipped: What it needs is not at hand.
+        NotPossible: What it needs is not at hand.
     """
     if name == "conversations":
         return _quality(instance, name, conversations.read())
     place = cranfield.folder()
     if place is None:
-        raise Skipped(ABSENT)
+        raise NotPossible(ABSENT)
     judged = cranfield.read(place)
     if name == "cranfield":
         return _quality(instance, name, judged)
     with _service(instance, name) as (stub, settled):
         return speed.measure(
             stub,
-            sentences=cranfield.read_sentences(place),
+            sentences=read_sentences(place),
             questions=judged.questions,
             sizes=sizes,
             after_storing=settled,
@@ -63,10 +60,5 @@ def _service(instance: Instance, database: str) -> Iterator[tuple[MemoryServiceS
         raise TypeError("the local model has a fixed number of dimensions")
     url = instance.create(database, dimensions=dimensions, model=model)
     with ServiceProcess(url, dimensions=dimensions, embedder="local") as service, open_stub(service.address) as stub:
-        yield stub, partial(_settle, url)
+        yield stub, partial(settle, url)
     instance.drop(database)
-
-
-def _settle(url: str) -> None:
-    with connect(url) as connection:
-        settle(connection)

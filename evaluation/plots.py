@@ -4,9 +4,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.outcome import Json
-from benchmarks.plots import DPI, FLOOR_COLOUR, OTHER_COLOUR, SERVICE_COLOUR, line, name_axes, side_by_side
 from evaluation.targets import SETS
+from harness.panels import DPI, FLOOR_COLOUR, OTHER_COLOUR, SERVICE_COLOUR, line, name_axes, side_by_side
+from harness.results_file import Json
 
 AGAINST_WEIGHT = "ndcg-against-dense-weight"
 AGAINST_LATENCY = "ndcg-against-latency"

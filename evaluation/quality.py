@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from benchmarks.part import Figures
 from evaluation import scores, tuning, variants
 from evaluation.asking import Asked, Library
 from evaluation.judged import JudgedSet, Question
 from evaluation.variants import Variant
+from harness.outcome import Figures
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from benchmarks.part import Figures
 from evaluation.asking import WARM_UP_QUESTIONS, Asked, Library
 from evaluation.judged import Document, JudgedSet, Question
 from evaluation.sizes import Sizes
 from evaluation.variants import DENSE, HYBRID, LEXICAL
+from harness.outcome import Figures
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 
 USER = "many"

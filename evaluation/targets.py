@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from benchmarks.outcome import Json
-from benchmarks.targets import Target, at_least, at_most
+from harness.results_file import Json
+from harness.targets import Target, at_least, at_most
 
 # Measured outside the service on the same texts: BM25 without stemming, and the local model by brute force.
 OUTSIDE = {

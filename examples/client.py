@@ -6,13 +6,21 @@ Try it against a running service (make serve):
     .venv/bin/python examples/client.py search "who has the key"
     .venv/bin/python examples/client.py edit ID "The spare key is with Beatriz"
     .venv/bin/python examples/client.py recent
+
+A service that others can reach asks for TLS and an API key:
+
+    export MEMORY_API_KEY=msk_...
+    .venv/bin/python examples/client.py --address memory.example.org:50051 --tls recent
 """
 
 import argparse
 import json
+import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -22,10 +30,12 @@ from google.rpc.status_pb2 import Status
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 
+API_KEY_VARIABLE = "MEMORY_API_KEY"
+LOOPBACK = ("127.0.0.1:", "localhost:", "[::1]:")
 TIMEOUT_S = 10.0
 EDIT_ATTEMPTS = 3
 
-# UNAVAILABLE is the one code that is safe to retry blindly, so gRPC itself may do it.
+# gRPC itself may retry these two: the service tells it how long to wait, or that it would be in vain.
 RETRY = {
     "methodConfig": [
         {
@@ -35,11 +45,42 @@ RETRY = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             },
         }
     ]
 }
+
+
+class ApiKeyCalls(grpc.UnaryUnaryClientInterceptor):
+    """Sends the key with every call. gRPC's own call credentials refuse a service on this machine without TLS."""
+
+    def __init__(self, key: str) -> None:
+        self._metadata = ("authorization", f"Bearer {key}")
+
+    def intercept_unary_unary(self, continuation: Callable[..., Any], client_call_details: Any, request: Any) -> Any:
+        """Makes a call."""
+        metadata = [*(client_call_details.metadata or ()), self._metadata]
+        return continuation(client_call_details._replace(metadata=metadata), request)
+
+
+def open_channel(address: str, tls: grpc.ChannelCredentials | None, key: str | None) -> grpc.Channel:
+    """Returns a channel that retries, encrypts where `tls` is given, and sends the key where there is one."""
+    if key and tls is None and not address.startswith(LOOPBACK):
+        raise SystemExit(f"the key in {API_KEY_VARIABLE} would be sent unencrypted: use --tls or --ca")
+    options = [("grpc.service_config", json.dumps(RETRY))]
+    channel = grpc.insecure_channel(address, options) if tls is None else grpc.secure_channel(address, tls, options)
+    return grpc.intercept_channel(channel, ApiKeyCalls(key)) if key else channel
+
+
+def tls_of(arguments: argparse.Namespace) -> grpc.ChannelCredentials | None:
+    """Returns what the arguments say about TLS, None for none."""
+    if (arguments.cert is None) != (arguments.key is None):
+        raise SystemExit("--cert and --key need each other")
+    files: list[Path | None] = [arguments.ca, arguments.key, arguments.cert]
+    if not arguments.tls and files == [None] * len(files):
+        return None
+    return grpc.ssl_channel_credentials(*(None if file is None else file.read_bytes() for file in files))
 
 
 def add(service: MemoryServiceStub, user_id: str, text: str) -> pb.Memory:
@@ -106,6 +147,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--address", default="127.0.0.1:50051", help="default: %(default)s")
     parser.add_argument("--user", default="me", help="whose memories; default: %(default)s")
+    parser.add_argument("--tls", action="store_true", help="encrypt, trusting the authorities this machine trusts")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="encrypt, trusting the authorities in this PEM file")
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="client certificate in PEM, where one is asked for")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="its private key in PEM")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("add", help="store a text").add_argument("text")
     commands.add_parser("search", help="find texts near this one").add_argument("text")
@@ -114,8 +159,9 @@ def main() -> int:
     edit_parser.add_argument("text")
     commands.add_parser("recent", help="list everything, newest first")
     arguments = parser.parse_args()
-    options = [("grpc.service_config", json.dumps(RETRY))]
-    with grpc.insecure_channel(arguments.address, options) as channel:
+    # Not an argument: those show in the list of processes.
+    key = os.environ.get(API_KEY_VARIABLE)
+    with open_channel(arguments.address, tls_of(arguments), key) as channel:
         service = MemoryServiceStub(channel)
         try:
             if arguments.command == "add":

@@ -2,7 +2,7 @@
 
 What there is:
 
-    __main__            the command line: runs scenarios and keeps what they found
+    __main__            the command line: runs the scenarios and records what they found
     catalog             the scenarios by name
     scenario            what a scenario is given, and what it hands back
     client              one caller in a closed loop, who repeats what it was refused
@@ -11,6 +11,7 @@ What there is:
     audit               compares what callers were told with what the database holds
     recovery            how long after a cause calls were still refused
     service             the service as a process that can be harmed
+    sessions            its connections as PostgreSQL sees them
     postgres            the embedded PostgreSQL as processes that can be harmed
     trial               a workload on a service, what befell them, and the findings
     silence             calls whose request never comes
@@ -19,4 +20,6 @@ What there is:
     record              the file of results
     page                writes docs/reliability.md
     scenarios/          the faults, one module for each thing that is harmed
+
+What it shares with the benchmark is in harness/.
 """

@@ -105,7 +105,7 @@ SCENARIOS = (
         "cancelled-calls",
         "20,000 cancelled calls",
         "Their queries end, what they stored is whole and there once; other callers are served.",
-        "Five kinds of calls from eight threads, cancelled after 0 to 4 ms.",
+        "Five kinds of calls from eight threads, cancelled after 0 to 20 ms, until 20,000 have ended so.",
         callers.cancelled,
     ),
     Scenario(

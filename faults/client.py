@@ -17,6 +17,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from faults.journal import OK, Attempt, Journal, Kept, UserJournal
+from harness import channel
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 
@@ -31,7 +32,7 @@ RETRY_PAUSE_S = 0.1
 THINK_S = 0.01
 
 # How often each kind of call is made.
-MIX = {"insert": 30, "insert_batch": 5, "update": 20, "delete": 7, "erase": 5, "search": 18, "recent": 15}
+MIX = {"insert": 30, "insert_batch": 5, "update": 17, "delete": 7, "restore": 4, "erase": 5, "search": 17, "recent": 15}
 
 REPEATED = {
     grpc.StatusCode.UNAVAILABLE,
@@ -39,10 +40,8 @@ REPEATED = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
-CHANNEL_OPTIONS = (
-    # A connection of its own: by default, gRPC shares them between the channels of a process.
-    ("grpc.use_local_subchannel_pool", 1),
-    # gRPC waits up to two minutes before it connects anew.
+# gRPC waits up to two minutes before it connects anew.
+SOON_AGAIN = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 500),
@@ -55,7 +54,7 @@ class NotAnswered(Exception):
 
 def open_channel(address: str) -> grpc.Channel:
     """Returns a channel that connects anew soon after its connection broke."""
-    return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return channel.open_channel(address, *SOON_AGAIN)
 
 
 @dataclass(slots=True)
@@ -126,8 +125,17 @@ class Client:
             return
         kept = user.kept[memory_id]
         request = pb.DeleteVectorRequest(user_id=user_id, id=memory_id, etag=kept.etag)
-        self._send(request, lambda: user.unsettled_ids.add(memory_id))
-        kept.deleted, kept.changes = True, kept.changes + 1
+        reply = self._send(request, lambda: user.unsettled_ids.add(memory_id))
+        kept.deleted, kept.etag, kept.changes = True, reply.memory.etag, kept.changes + 1
+
+    def _restore(self, user_id: str, user: UserJournal) -> None:
+        if (memory_id := self._any_of(user, deleted=True)) is None:
+            return
+        kept = user.kept[memory_id]
+        request = pb.RestoreVectorRequest(user_id=user_id, id=memory_id, etag=kept.etag)
+        reply = self._send(request, lambda: user.unsettled_ids.add(memory_id))
+        self._require_own(user_id, [reply.memory])
+        kept.deleted, kept.etag, kept.changes = False, reply.memory.etag, kept.changes + 1
 
     def _erase(self, user_id: str, user: UserJournal) -> None:
         if (memory_id := self._any_of(user)) is None:
@@ -165,8 +173,12 @@ class Client:
         if strangers:
             self.journal.strangers.append(f"{user_id} was shown {strangers}")
 
-    def _any_of(self, user: UserJournal) -> str | None:
-        settled = [memory_id for memory_id in user.live if memory_id not in user.unsettled_ids]
+    def _any_of(self, user: UserJournal, *, deleted: bool = False) -> str | None:
+        settled = [
+            memory_id
+            for memory_id, kept in user.kept.items()
+            if kept.deleted is deleted and memory_id not in user.unsettled_ids
+        ]
         return self._random.choice(settled) if settled else None
 
     def _new_memory(self, user_id: str) -> pb.NewMemory:

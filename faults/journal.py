@@ -24,7 +24,7 @@ class Kept:
     summary: str
     etag: str
     changes: int = 0
-    """Updates and deletions acknowledged since it was stored."""
+    """Updates, deletions and restorations acknowledged since it was stored."""
     deleted: bool = False
 
 

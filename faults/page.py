@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.generated_sections import filled, write_or_check
-from benchmarks.outcome import Json, read
-from benchmarks.report import table
 from faults.catalog import SCENARIOS
 from faults.record import RESULTS
 from faults.scenario import Scenario
+from harness.generated_sections import filled, write_or_check
+from harness.report import period, table
+from harness.results_file import Json, read
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
 
@@ -32,15 +32,9 @@ def _circumstances(data: Json | None) -> list[str]:
     if data is None or not data["scenarios"]:
         return ["No run is committed yet: `make faults` makes one, and `make docs` then puts its figures here.", ""]
     machine, found = data["machine"], list(data["scenarios"].values())
-    days = sorted({one["started_at"][:10] for one in found})
-    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    minutes = sum(one["duration_s"] for one in found) / 60
     load = max(one["load_average"][0] for one in found)
     return [
-        (
-            f"{when}, {minutes:.0f} minutes. {machine['processor']}, {machine['cores']} cores; load average up to "
-            f"{load:g}."
-        ),
+        (f"{period(found)}. {machine['processor']}, {machine['cores']} cores; load average up to {load:g}."),
         "",
     ]
 
@@ -84,7 +78,7 @@ def _held(found: Mapping[str, Json]) -> list[str]:
                 scenario.fault,
                 _before_and_after(figures["threads"]),
                 _before_and_after(figures["files"]),
-                f"{pool['available']} of {pool['size']}" if pool else "one for each worker",
+                f"{pool['available']} of {pool['size']}",
                 f"{figures['longest_answer_s']:.1f}",
             )
         )

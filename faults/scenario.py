@@ -1,4 +1,4 @@
-"""What a scenario is, and what it may say instead of a finding."""
+"""What a scenario is, and what it hands back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,10 +6,6 @@ from dataclasses import dataclass
 from faults.workload import Load
 
 Figures = dict[str, object]
-
-
-class NotPossible(Exception):
-    """This machine lacks what the scenario needs; the message says what."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from benchmarks.service_process import environment
 from faults.client import DIMENSIONS, describe, open_channel
+from harness.service_process import environment
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 

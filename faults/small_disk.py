@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from faults.scenario import NotPossible
+from harness.attempt import NotPossible
 
 BLOCK = bytes(1 << 16)
 

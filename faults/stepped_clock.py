@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from faults.scenario import NotPossible
+from harness.attempt import NotPossible
 
 SOURCE = Path(__file__).with_suffix(".c")
 

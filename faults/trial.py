@@ -11,6 +11,7 @@ from faults import audit
 from faults.recovery import Cause, longest_wait_s, seconds_until_served
 from faults.scenario import Figures
 from faults.service import Footprint, Service
+from faults.sessions import pool_of_all
 from faults.silence import silent_calls
 from faults.workload import Load, NoProgress, Workload
 
@@ -32,6 +33,7 @@ FILLING_S = 0.4
 CALM_S = 20.0
 # gRPC starts and ends threads as it likes.
 THREADS_MORE = 6
+# A pool that has grown keeps its connections for five minutes.
 FILES_MORE = 12
 SHOWN = 5
 
@@ -39,19 +41,27 @@ SHOWN = 5
 class Trial:
     """Callers at work on a service, from entering it until `findings`."""
 
-    def __init__(self, service: Service, load: Load, *, texts: bool = False) -> None:
+    def __init__(self, service: Service, load: Load, *, texts: bool = False, refusal: str = "") -> None:
+        """Starts the callers.
+
+        Args:
+            service: What they call.
+            load: How many there are.
+            texts: Whether they leave embedding to the server.
+            refusal: What some of them have to be told, such as "UNAVAILABLE (gRPC)": otherwise there was no harm.
+        """
         self.service = service
         """May be replaced by one that was started in its place."""
         self._workload = Workload(service.address, load, texts=texts)
+        self._callers = load.callers
+        self._refusal = refusal
         self._causes: list[Cause] = []
         self._before = Footprint(0, 0)
 
     def __enter__(self) -> Self:
         try:
             self._workload.wait_until_served(CALLS_BEFORE, within_s=WARM_UP_S)
-            # Pools of threads grow with the calls at one time, never shrink, and are no leak.
-            with silent_calls(self.service.address, ALL_THREADS):
-                time.sleep(FILLING_S)
+            self._start_all_threads()
             self._workload.wait_until_served(CALLS_BEFORE, since=time.monotonic(), within_s=WARM_UP_S)
         except BaseException:
             self._workload.__exit__(None, None, None)
@@ -87,7 +97,9 @@ class Trial:
             raise RuntimeError(defect)
         found = audit.compare(database_url, journals)
         acknowledged = sum((journal.acknowledged for journal in journals), Counter[str]())
-        after, pool = self._calmed_down()
+        refused = sum((journal.refusals for journal in journals), Counter[str]())
+        self._start_all_threads()  # those of a process that took another one's place, too
+        after, pool = self._calmed_down(database_url)
         figures: Figures = {
             "recovery_s": max(seconds_until_served(journals, cause) for cause in self._causes),
             "recoveries_s": [seconds_until_served(journals, cause) for cause in self._causes],
@@ -97,7 +109,8 @@ class Trial:
                 for cause in self._causes
             ),
             "acknowledged": dict(sorted(acknowledged.items())),
-            "refused": dict(sum((journal.refusals for journal in journals), Counter[str]()).most_common()),
+            "refused": dict(refused.most_common()),
+            "not_met": "" if self._refusal in {"", *refused} else self._refusal,
             "lost": len(found.lost),
             "doubled": len(found.doubled),
             "strangers": len(found.strangers),
@@ -105,7 +118,12 @@ class Trial:
             "unexpected": sum((Counter(journal.unexpected) for journal in journals), Counter[str]()),
             "internal_errors": len(self.service.events("internal_error")),
             "threads": {"before": self._before.threads, "under_load": under_load.threads, "after": after.threads},
-            "files": {"before": self._before.files, "under_load": under_load.files, "after": after.files},
+            # Without the connections of callers, who are gone in the end.
+            "files": {
+                "before": self._before.files - self._callers,
+                "under_load": under_load.files - self._callers,
+                "after": after.files,
+            },
             "pool": pool,
             "examples": [
                 *found.lost[:SHOWN],
@@ -116,28 +134,33 @@ class Trial:
         }
         return figures
 
-    def _calmed_down(self) -> tuple[Footprint, dict[str, int]]:
+    def _start_all_threads(self) -> None:
+        """Has the service start all threads that it may: they come with calls at one time, stay, and are no leak."""
+        with silent_calls(self.service.address, ALL_THREADS):
+            time.sleep(FILLING_S)
+
+    def _calmed_down(self, database_url: str) -> tuple[Footprint, dict[str, int]]:
         """Returns what the service holds once it holds no more than before, or in the end."""
         deadline = time.monotonic() + CALM_S
         while True:
-            footprint, pool = self.service.footprint(), self._pool()
+            footprint, pool = self.service.footprint(), self._pool(database_url)
             calm = (
                 footprint.threads <= self._before.threads + THREADS_MORE
-                and footprint.files <= self._before.files + FILES_MORE
+                and footprint.files <= self._before.files - self._callers + FILES_MORE
                 and _is_idle(pool)
             )
             if calm or time.monotonic() > deadline:
                 return footprint, pool
             time.sleep(0.5)
 
-    def _pool(self) -> dict[str, int]:
-        """Returns the state of the pool; empty with several workers, each of which has its own."""
-        return {} if self.service.workers() else self.service.pool()
+    def _pool(self, database_url: str) -> dict[str, int]:
+        """Returns the state of the pool; with several workers, what can be seen of theirs together."""
+        return pool_of_all(database_url) if self.service.workers() else self.service.pool()
 
 
 def _is_idle(pool: dict[str, int]) -> bool:
     # Who asks for metrics takes one connection to read what is stored.
-    return not pool or (pool["requests_waiting"] == 0 and pool["available"] >= pool["size"] - 1)
+    return pool.get("requests_waiting", 0) == 0 and 0 < pool["size"] <= pool["available"] + 1
 
 
 def shortfalls(figures: Figures) -> list[str]:
@@ -147,6 +170,8 @@ def shortfalls(figures: Figures) -> list[str]:
         for name in ("lost", "doubled", "strangers", "wrong_reads", "unexpected", "internal_errors", "broken_promises")
         if figures.get(name)
     ]
+    if figures["not_met"]:
+        found.append(f"no harm was done: nobody was refused with {figures['not_met']}")
     recovery_s = figures["recovery_s"]
     if not isinstance(recovery_s, float) or recovery_s > RECOVERY_S:
         found.append(f"recovery took {recovery_s} s")

@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         help="try everything the service needs",
         description="Tries configuration, database, schema and embedding model; exits with 1 when something fails.",
     )
-    users = commands.add_parser("users", help="list users and what they have stored, and erase them")
+    users = commands.add_parser("users", help="list users and what they have stored, set quotas, and erase users")
     for action in users_command.add_actions(users):
         _add_common(action)
     keys = commands.add_parser("keys", help="make, list, revoke and rotate API keys")

@@ -12,6 +12,11 @@ from memory_service.settings.address import split_address
 TLS = "TLS (MEMORY_TLS_CERTIFICATE and MEMORY_TLS_KEY)"
 AUTHENTICATION = "authentication (MEMORY_AUTH, or client certificates by MEMORY_TLS_CLIENT_CA)"
 
+TAKEN = (
+    "the port is taken by another process, perhaps by this service; end it, or choose other addresses "
+    "(MEMORY_LISTEN, MEMORY_OPS_LISTEN, MEMORY_METRICS_LISTEN)"
+)
+
 
 class AddressError(Exception):
     """An address cannot be listened on, or must not be; the message says why."""
@@ -115,5 +120,5 @@ def _bind(family: socket.AddressFamily, socket_address: tuple[str, int], *, shar
 
 def _explained(address: str, error: OSError) -> AddressError:
     taken = error.errno == errno.EADDRINUSE
-    reason = "the port is taken by another process" if taken else os.strerror(error.errno or 0).lower()
+    reason = TAKEN if taken else os.strerror(error.errno or 0).lower()
     return AddressError(f"cannot listen on {address}: {reason}")

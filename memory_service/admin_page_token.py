@@ -14,7 +14,7 @@ from uuid import UUID
 from google.protobuf.message import Message
 
 from db.audit import AuditPosition
-from memory_service.page_token import InvalidPageToken
+from memory_service.messages.page_token import InvalidPageToken
 
 _VERSION = b"\x01"
 _CHECK_BYTES = 8

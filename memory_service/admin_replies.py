@@ -1,7 +1,9 @@
 """From what the database layer returns to the messages of AdminService."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from db.api_keys import ApiKey
@@ -10,8 +12,21 @@ from db.erase import UserContents
 from db.user_list import UserSummary
 from memory_service.v1 import admin_pb2 as pb
 
+# What a repeated field adds to each message, and what next_page_token takes at most.
+OVERHEAD_BYTES, TOKEN_BYTES = 5, 2_048
+
 ROLES = {"reader": pb.ROLE_READER, "writer": pb.ROLE_WRITER, "admin": pb.ROLE_ADMIN}
 """The roles as they are stored."""
+
+
+def fitting(messages: Sequence[Message], *, max_bytes: int) -> int:
+    """Returns how many of these, from the first on, make a reply of at most `max_bytes`: one at least."""
+    size = 0
+    for count, message in enumerate(messages):
+        size += message.ByteSize() + OVERHEAD_BYTES
+        if size > max_bytes - TOKEN_BYTES and count:
+            return count
+    return len(messages)
 
 
 def contents(stored: UserContents) -> pb.UserContents:

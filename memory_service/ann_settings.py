@@ -5,13 +5,14 @@ from db.ann_policy import AnnPolicy
 from memory_service.config import Settings
 
 
-def supports_ann(settings: Settings) -> bool:
+def supports_ann(dimensions: int) -> bool:
     """Returns whether embeddings of these dimensions can have an approximate index at all."""
-    return settings.dimensions <= MAX_DIMENSIONS
+    return dimensions <= MAX_DIMENSIONS
 
 
-def ann_policy(settings: Settings) -> AnnPolicy:
-    """Returns who gets an index, and how it is built."""
+def ann_policy(settings: Settings, dimensions: int) -> AnnPolicy:
+    """Returns who gets an index, and how it is built, in a database whose embeddings have these dimensions."""
+    possible = supports_ann(dimensions)
     return AnnPolicy(
         options=IndexOptions(
             method="hnsw" if settings.ann_index == "off" else settings.ann_index,
@@ -19,9 +20,9 @@ def ann_policy(settings: Settings) -> AnnPolicy:
             hnsw_ef_construction=settings.hnsw_ef_construction,
             ivfflat_lists=settings.ivfflat_lists,
         ),
-        enabled=settings.ann_index != "off" and supports_ann(settings),
+        enabled=settings.ann_index != "off" and possible,
         min_rows=settings.ann_min_rows,
         drop_rows=settings.ann_drop_rows,
         max_indexes=settings.ann_max_indexes,
-        global_index=settings.global_search and supports_ann(settings),
+        global_index=settings.global_search and possible,
     )

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 
 from db import audit
-from db.audit import AuditFilter
+from db.audit import AuditFilter, AuditPosition
 from db.cancellation import Call
 from db.pool import Database
 from db.wall import ACROSS_USERS
 from memory_service import admin_page_token, admin_replies
-from memory_service.fields import FieldReader
 from memory_service.limits import Limits
+from memory_service.messages.fields import FieldReader
+from memory_service.messages.violations import Violations
 from memory_service.v1 import admin_pb2 as pb
-from memory_service.violations import Violations
 
-# An id takes 38 bytes of a reply; the rest of 1,000 entries at their largest takes another 1.5 MB.
+# An id takes 38 bytes of a reply.
 MAX_MEMORY_IDS = 50_000
 
 
@@ -46,7 +46,12 @@ class AuditQueries:
             lambda conn: audit.read_page(conn, which, after=after, page_size=page_size, max_memory_ids=MAX_MEMORY_IDS),
             user_id=ACROSS_USERS,
         )
-        reply = pb.QueryAuditLogResponse(entries=map(admin_replies.audit_entry, page.entries))
-        if page.end is not None:
-            reply.next_page_token = admin_page_token.encode_audit(page.end, scope)
+        messages = [admin_replies.audit_entry(entry) for entry in page.entries]
+        shown = admin_replies.fitting(messages, max_bytes=self.limits.max_reply_bytes)
+        reply = pb.QueryAuditLogResponse(entries=messages[:shown])
+        end = page.end
+        if shown < len(messages):
+            end = AuditPosition(page.entries[shown - 1].at, page.entries[shown - 1].id)
+        if end is not None:
+            reply.next_page_token = admin_page_token.encode_audit(end, scope)
         return reply

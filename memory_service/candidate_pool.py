@@ -12,8 +12,8 @@ from db.candidates import Features, Neighbours
 from db.connection import Connection
 from db.search import Hit
 from db.vectors import Embedding
+from memory_service.messages.search_request import SearchDraft
 from memory_service.ranking.candidate import Candidate
-from memory_service.search_request import SearchDraft
 
 ScoreWords = Callable[[Sequence[UUID]], Mapping[UUID, float]]
 """Returns the BM25 of those of these memories that have any of the query's words."""

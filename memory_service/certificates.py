@@ -6,6 +6,7 @@ Versions below TLS 1.2 are refused by gRPC itself.
 import ssl
 import stat
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ log = structlog.get_logger(__name__)
 # The files are small: reading all of them takes 50 µs, and no change of their contents goes unseen.
 CHECK_S = 1.0
 EXPIRES_SOON = timedelta(days=14)
+WARN_EVERY_S = 86_400.0
 
 
 class CertificateError(Exception):
@@ -60,11 +62,11 @@ class Certificates:
         self._contents = _read(files)
         self._seen = self._contents
         self._complaint = ""
-        expires_at = _try_out(files, self._contents)
+        self._expires_at = _try_out(files, self._contents)
         self._configuration = _configuration(self._contents)
         self._thread = PeriodicThread("tls-certificate", self.check, interval_s=CHECK_S)
         _warn_of_readable_key(files.key)
-        _say_loaded(files, expires_at)
+        self._say_loaded()
 
     def start(self) -> None:
         """Begins to watch the files."""
@@ -98,16 +100,34 @@ class Certificates:
                 log.error("tls_certificate_not_replaced", error=str(error))  # noqa: TRY400 - no defect
         else:
             self._complaint = ""
+        if self._expires_soon and time.monotonic() - self._said_at >= WARN_EVERY_S:
+            self._say_loaded()
 
     def _replace(self) -> None:
         contents = _read(self._files)
         settled, self._seen = contents == self._seen, contents
         if not settled or contents == self._contents:
             return
-        expires_at = _try_out(self._files, contents)
+        self._expires_at = _try_out(self._files, contents)
         self._contents = contents
         self._configuration = _configuration(contents)
-        _say_loaded(self._files, expires_at)
+        self._say_loaded()
+
+    @property
+    def _expires_soon(self) -> bool:
+        return self._expires_at - datetime.now(UTC) < EXPIRES_SOON
+
+    def _say_loaded(self) -> None:
+        self._said_at = time.monotonic()
+        say, event = log.info, "tls_certificate_loaded"
+        if self._expires_soon:
+            say, event = log.warning, "tls_certificate_expires_soon"
+        say(
+            event,
+            file=str(self._files.certificate),
+            expires_at=self._expires_at.isoformat(),
+            client_certificates=self._files.client_ca is not None,
+        )
 
 
 class _Follower:
@@ -215,17 +235,3 @@ def _warn_of_readable_key(path: Path) -> None:
     mode = path.stat().st_mode
     if mode & stat.S_IROTH:
         log.warning("tls_key_readable_by_others", file=str(path), mode=oct(stat.S_IMODE(mode)))
-
-
-def _say_loaded(files: CertificateFiles, expires_at: datetime) -> None:
-    soon = expires_at - datetime.now(UTC) < EXPIRES_SOON
-    say = log.warning if soon else log.info
-    say("tls_certificate_expires_soon" if soon else "tls_certificate_loaded", **_loaded(files, expires_at))
-
-
-def _loaded(files: CertificateFiles, expires_at: datetime) -> dict[str, str | bool]:
-    return {
-        "file": str(files.certificate),
-        "expires_at": expires_at.isoformat(),
-        "client_certificates": files.client_ca is not None,
-    }

@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from db import revisions, schema
+from db.connecting import connect, require_session
 from db.errors import DatabaseError
 from db.facts import facts_of
 from db.schema import SchemaFacts
@@ -15,7 +16,7 @@ from memory_service.certificates import CertificateError, files_of, require_usab
 from memory_service.config import ConfigurationError, Settings
 from memory_service.embedding import create_embedder
 from memory_service.embedding.errors import EmbeddingError
-from memory_service.provisioning import embedding_space, provide_database
+from memory_service.provisioning import Provision, embedding_space, goes_through_pooler, provide_database
 
 Say = Callable[[str], None]
 
@@ -62,15 +63,26 @@ def _describe(settings: Settings) -> str:
 
 def _check_database(settings: Settings, report: Report) -> None:
     with ExitStack() as opened:
-        found: list[tuple[SchemaFacts, WallFacts]] = []
+        found: list[tuple[Provision, SchemaFacts, WallFacts]] = []
 
         def reach() -> str:
             provision = opened.enter_context(provide_database(settings))
-            found.append((facts_of(provision.url), wall_of(provision.url)))
+            found.append((provision, facts_of(provision.url), wall_of(provision.url)))
             return "reachable"
 
         if report.step("database", reach):
-            _check_schema(settings, *found[0], report)
+            provision, facts, wall = found[0]
+            if not settings.embedded:
+                report.step("connection pooler", lambda: _pooler(provision))
+            _check_schema(settings, facts, wall, report)
+
+
+def _pooler(provision: Provision) -> str:
+    if not goes_through_pooler(provision.url):
+        return "none"
+    with connect(provision.direct_url, autocommit=True) as connection:
+        require_session(connection)
+    return "found, and a way past it"
 
 
 def _check_schema(settings: Settings, facts: SchemaFacts, wall: WallFacts, report: Report) -> None:
@@ -84,7 +96,7 @@ def _check_schema(settings: Settings, facts: SchemaFacts, wall: WallFacts, repor
 
 
 def _versions(facts: SchemaFacts) -> str:
-    schema.require_versions(facts)
+    schema.require_supported(facts)
     pgvector = facts.pgvector_version or f"{facts.pgvector_available} (not created yet)"
     return f"{facts.postgres_version} and {pgvector}"
 

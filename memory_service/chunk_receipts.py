@@ -5,7 +5,7 @@ from uuid import UUID
 
 from db.duplicates import Receipt
 from db.memory import NewMemory
-from memory_service import replies
+from memory_service.messages import replies
 from memory_service.v1 import memory_pb2 as pb
 
 ID_BYTES = 16

@@ -3,11 +3,14 @@
 import getpass
 import os
 import random
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID
 
 from db import audit
 from db.audit import AuditEntry
+from db.errors import DatabaseError
 from db.pool import Database
 from db.wall import ACROSS_USERS
 from memory_service.access.audit import key_id_in
@@ -22,7 +25,9 @@ def write_down(
     memory_count: int = 0,
     code: str | None = None,
 ) -> None:
-    """Adds an entry for the RPC that would do the same: without a code before it is done, with "OK" afterwards.
+    """Adds an entry: without a code before it is done, with "OK" afterwards.
+
+    `method` is the RPC that would do the same or, where there is none, the command.
 
     Raises:
         DatabaseError: When it cannot be written.
@@ -38,6 +43,23 @@ def write_down(
         code=code,
     )
     database.write(database.call(), lambda conn: audit.write(conn, [entry]), user_id=ACROSS_USERS)
+
+
+def written_down(database: Database, method: str, work: Callable[[], int], *, user_id: str | None = None) -> int:
+    """Runs a command that changes something, and returns its exit status: with an entry before and one afterwards.
+
+    Raises:
+        DatabaseError: When these cannot be written; likewise what the command raises.
+    """
+    write_down(database, method, user_id=user_id)
+    try:
+        status = work()
+    except BaseException:
+        with suppress(DatabaseError):  # what has ended it matters more
+            write_down(database, method, user_id=user_id, code="ABORTED")
+        raise
+    write_down(database, method, user_id=user_id, code="ABORTED" if status else "OK")
+    return status
 
 
 def _account() -> str:

@@ -22,6 +22,12 @@ from memory_service.settings.storage import StorageSettings
 
 PREFIX = "MEMORY_"
 
+# All threads take turns at one interpreter, and so does the one that accepts calls: under five times too much load, 16
+# threads answered no more calls than 4, and those too many heard so after 1.5 s in place of 10 ms (docs/adr/0006).
+# Threads that wait for a provider want no turn.
+READ_THREADS = 4
+READ_THREADS_WITH_PROVIDER = 16
+
 
 class ConfigurationError(Exception):
     """The environment holds values the service cannot run with; the message lists all of them."""
@@ -50,6 +56,8 @@ class Settings(
             problems.append(f"MEMORY_METRICS_LISTEN leaves no ports for MEMORY_WORKERS={self.workers}")
         problems.extend(self._ann_problems())
         problems.extend(self.identity_problems())
+        if self.reflection == "authenticated" and self.auth == "off" and self.tls_client_ca is None:
+            problems.append("MEMORY_REFLECTION=authenticated is set without MEMORY_AUTH or MEMORY_TLS_CLIENT_CA")
         if self.pool_min_size > self.pool_max_size:
             problems.append(
                 f"MEMORY_POOL_MIN_SIZE ({self.pool_min_size}) exceeds MEMORY_POOL_MAX_SIZE ({self.pool_max_size})"
@@ -112,6 +120,16 @@ class Settings(
         dimensions = self.embedding_dimensions or self._default_dimensions()
         assert dimensions is not None  # noqa: S101 - _values_agree has checked it
         return dimensions
+
+    @property
+    def threads_for_reads(self) -> int:
+        """`threads` as it is in force."""
+        return self.threads or (READ_THREADS_WITH_PROVIDER if self.embedder == "openai" else READ_THREADS)
+
+    @property
+    def threads_for_writes(self) -> int:
+        """`write_threads` as it is in force."""
+        return self.write_threads or self.threads_for_reads
 
     @property
     def embedded(self) -> bool:

@@ -15,7 +15,7 @@ from memory_service.embedding.circuit_breaker import BreakerOptions, CircuitBrea
 from memory_service.embedding.micro_batching import MicroBatching
 from memory_service.embedding.single_flight import SingleFlight
 from memory_service.measured_embedder import MeasuredEmbedder
-from memory_service.metrics import EmbeddingMetrics
+from memory_service.metrics.embeddings import EmbeddingMetrics
 
 # Cool-downs grow up to so many times the first one: with the default of 2 s, a provider that is back is noticed within
 # 10 s.

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -11,10 +10,12 @@ from db import embedding_queue_state, revisions, schema
 from db.connection import Connection
 from db.embedding_queue_state import FailedJob, UserQueue
 from db.facts import facts_of
-from db.pool import Database, PoolOptions
+from db.pool import Database
 from db.wall import ACROSS_USERS
+from memory_service import argument_types
+from memory_service.command_audit import write_down
 from memory_service.config import Settings
-from memory_service.provisioning import provide_database, space_in_force
+from memory_service.provisioning import open_database, provide_database, space_in_force
 from memory_service.text_table import duration, printable, table
 
 Say = Callable[[str], None]
@@ -30,6 +31,8 @@ once what was wrong with the provider or the model is put right.
 """
 
 DEFAULT_LIMIT = 100
+RETRY = "embeddings retry"
+"""What the audit log calls it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +62,14 @@ def add_actions(embeddings: argparse.ArgumentParser) -> list[argparse.ArgumentPa
         whose.add_argument("--all", action="store_true", dest="every_user", help="of all users")
         if action != "retry":
             parser.add_argument(
-                "--limit", type=_positive, metavar="N", default=DEFAULT_LIMIT, help=f"at most N lines ({DEFAULT_LIMIT})"
+                "--limit",
+                type=argument_types.count("lines"),
+                metavar="N",
+                default=DEFAULT_LIMIT,
+                help=f"at most N lines ({DEFAULT_LIMIT})",
             )
         parsers.append(parser)
     return parsers
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines, 1 or more")
-    return int(text)
 
 
 def take_request(options: dict[str, Any]) -> Request:
@@ -84,15 +85,7 @@ def run(settings: Settings, request: Request, say: Say) -> int:
     """
     with provide_database(settings) as provision:
         schema.require(facts_of(provision.url), head=revisions.head(), space=space_in_force(settings, provision.url))
-        options = PoolOptions(
-            min_size=1,
-            max_size=1,
-            timeout_s=settings.pool_timeout_s,
-            statement_timeout_s=settings.statement_timeout_s,
-            prepared_statements=settings.prepared_statements,
-        )
-        with closing(Database(provision.url, options)) as database:
-            database.open()
+        with open_database(provision, settings) as database:
             {"status": _status, "failed": _failed, "retry": _retry}[request.action](database, request, say)
     return 0
 
@@ -155,12 +148,14 @@ def _failed(database: Database, request: Request, say: Say) -> None:
 
 def _retry(database: Database, request: Request, say: Say) -> None:
     now, total = datetime.now(UTC), 0
+    write_down(database, RETRY, user_id=request.user_id)
 
     def retry(conn: Connection) -> int:
         return embedding_queue_state.retry(conn, user_id=request.user_id, now=now)
 
     while count := database.write(database.call(), retry, user_id=ACROSS_USERS):
         total += count
+    write_down(database, RETRY, user_id=request.user_id, memory_count=total, code="OK")
     say(f"{total:,} put back in the queue" if total else "nothing failed, nothing to do")
 
 

@@ -18,16 +18,17 @@ from memory_service.access import errors as access
 from memory_service.embedding import errors as embedding
 from memory_service.global_recall import GlobalSearchDisabled
 from memory_service.importing import ChunkFailed
-from memory_service.interceptors import MalformedRequest
 from memory_service.key_administration import ApiKeyNotFound
-from memory_service.page_token import InvalidPageToken
+from memory_service.messages.page_token import InvalidPageToken
+from memory_service.messages.violations import InvalidArgument
+from memory_service.method_handlers import MalformedRequest
 from memory_service.user_administration import DevelopmentOnly
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import InvalidArgument
 
 log = structlog.get_logger(__name__)
 
 DOMAIN = "memory_service"
+PUSHBACK = "grpc-retry-pushback-ms"
 
 POOL_RETRY_S = 0.25
 DATABASE_RETRY_S = 1.0
@@ -191,7 +192,7 @@ class Status(namedtuple("Status", ("code", "details", "trailing_metadata")), grp
 
 
 def to_status(error: BaseException, *, trailers: tuple[tuple[str, str | bytes], ...] = ()) -> Status:
-    """Returns the gRPC status for `error`, with google.rpc details and the given trailers."""
+    """Returns the gRPC status for `error`, with google.rpc details, what gRPC's own retries need, and `trailers`."""
     failure = to_failure(error)
     status = status_pb2.Status(code=failure.code.value[0], message=failure.message)
     status.details.add().Pack(
@@ -207,4 +208,14 @@ def to_status(error: BaseException, *, trailers: tuple[tuple[str, str | bytes], 
         delay.FromMilliseconds(round(failure.retry_after_s * 1_000))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     details_trailer = ("grpc-status-details-bin", status.SerializeToString())
-    return Status(failure.code, failure.message, (details_trailer, *trailers))
+    return Status(failure.code, failure.message, (details_trailer, *_pushback(failure), *trailers))
+
+
+def _pushback(failure: Failure) -> tuple[tuple[str, str], ...]:
+    """Returns RetryInfo for clients that let gRPC retry, which reads nothing but this trailer (gRFC A6).
+
+    -1 forbids to: one RESOURCE_EXHAUSTED passes with time, another would only be caused again.
+    """
+    if failure.retry_after_s is not None:
+        return ((PUSHBACK, str(round(failure.retry_after_s * 1_000))),)
+    return ((PUSHBACK, "-1"),) if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED else ()

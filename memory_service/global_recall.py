@@ -13,14 +13,14 @@ from db.pool import Database
 from db.search_plan import SearchTuning
 from db.vectors import Embedding
 from db.wall import ACROSS_USERS
-from memory_service import replies, requests, search_request
-from memory_service.embedding.errors import TextNotEmbeddable
-from memory_service.fields import FieldReader
+from memory_service import request_texts
 from memory_service.limits import Limits
+from memory_service.messages import replies, requests, search_request
+from memory_service.messages.fields import FieldReader, TextToEmbed
+from memory_service.messages.violations import Violations
+from memory_service.messages.wire_vectors import encoding_of
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import InvalidArgument, Violation, Violations
-from memory_service.wire_vectors import encoding_of
 
 
 class GlobalSearchDisabled(Exception):
@@ -78,7 +78,7 @@ class GlobalRecall:
         violations.raise_if_any()
 
         embedding_at = time.perf_counter()
-        embedding = draft.embedding or self._embed(draft.text, call)
+        embedding = draft.embedding or self._embedded(draft.text, call)
         embedding_s = time.perf_counter() - embedding_at if draft.text else 0.0
         nearest = draft.nearest(embedding, max_text_bytes=self.limits.max_reply_bytes)
         answer = self.database.read(
@@ -96,14 +96,8 @@ class GlobalRecall:
         )
         return reply
 
-    def _embed(self, text: str, call: Call) -> Embedding:
-        if self.embeddings is None:
-            raise ValueError("a text without an embedder passed validation")
-        try:
-            [embedding] = self.embeddings.embed([text], call)
-        except TextNotEmbeddable as error:
-            violation = Violation("text", error.reason, pb.ERROR_REASON_TEXT_NOT_EMBEDDABLE)
-            raise InvalidArgument([violation]) from error
+    def _embedded(self, text: str, call: Call) -> Embedding:
+        [embedding] = request_texts.embed([TextToEmbed(text=text, path="text")], self.embeddings, call)
         return embedding
 
 

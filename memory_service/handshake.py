@@ -41,14 +41,23 @@ def _loaded(certificate: Path, key: Path) -> ssl.SSLContext:
         raise HandshakeFailed(f"{key} is protected by a password; a key without one is needed")
 
     try:
+        _require_pem(certificate, "certificate")
+        _require_pem(key, "private key")
         server.load_cert_chain(certificate, key, password=no_password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise HandshakeFailed(f"{key} is not the key of the certificate in {certificate}") from None
-        raise HandshakeFailed(f"{certificate} or {key} is not what it should be, in PEM: {error.reason}") from None
+        reason = error.reason or "not PEM"
+        raise HandshakeFailed(f"{certificate} or {key} is damaged: {reason}") from None
     except OSError as error:
         raise HandshakeFailed(f"cannot read {certificate} or {key}: {error.strerror}") from None
     return server
+
+
+def _require_pem(file: Path, what: str) -> None:
+    # OpenSSL does not say which of the two files it means, and of a file without PEM not even what is wrong.
+    if f"{what.upper()}-----".encode() not in file.read_bytes():
+        raise HandshakeFailed(f"{file} holds no {what} in PEM")
 
 
 def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, Any]:

@@ -14,6 +14,9 @@ Chunks = ReadAhead[Chunk]
 
 SETTING = "MEMORY_IMPORT_STREAMS"
 
+# As long as a call may wait for its request (request_arrival.py).
+IDLE_S = 60.0
+
 
 class ImportStreams:
     """Admits so many imports at a time: each keeps a thread while it lasts, and must not take those of searches."""
@@ -33,14 +36,16 @@ class ImportStreams:
         """Yields the chunks of an import, read one ahead.
 
         Raises:
-            Overloaded: When there are as many imports as may be.
-            ShuttingDown: When the server is; also from the chunks, in place of the next one.
+            Overloaded: When there are as many imports as may be; also from the chunks, in place of the next one, when
+                none has come for a minute and another import is there.
+            ShuttingDown: When the server is; also from the chunks likewise.
         """
         chunks = ReadAhead(stream)
         with self._lock:
             if self._shutting_down:
                 raise _shutting_down()
             if len(self._open) >= self._max_streams:
+                self._end_idlest()
                 message = f"all {self._max_streams} import streams of this server process are in use"
                 raise Overloaded(message, limit=SETTING)
             self._open.add(chunks)
@@ -50,6 +55,15 @@ class ImportStreams:
         finally:
             with self._lock:
                 self._open.discard(chunks)
+
+    def _end_idlest(self) -> None:
+        """Ends the import that has sent nothing for the longest time, if that is long, unless one is ending already."""
+        if any(chunks.has_ended for chunks in self._open):
+            return
+        idlest = max(self._open, key=lambda chunks: chunks.waited_s)
+        if idlest.waited_s > IDLE_S:
+            reason = f"gave way to another import after {IDLE_S:g} s without a chunk"
+            idlest.end(Overloaded(f"{reason}; send the import again to resume it", limit=SETTING))
 
     def shut_down(self) -> None:
         """Ends every import after the chunk it is working on, and admits no more."""

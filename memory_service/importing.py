@@ -14,14 +14,15 @@ from db.duplicates import Duplicates
 from db.errors import RequestIdReused
 from db.pool import Database
 from db.requests import RequestKey
-from memory_service import chunk_receipts, drafts, duplicates_request, storing
+from memory_service import chunk_receipts, completing, storing
 from memory_service.access.quotas import NO_QUOTAS, Quotas
-from memory_service.drafts import Draft
-from memory_service.fields import FieldReader
 from memory_service.limits import Limits
+from memory_service.messages import drafts, duplicates_request
+from memory_service.messages.drafts import Draft
+from memory_service.messages.fields import FieldReader
+from memory_service.messages.violations import Violations
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import Violations
 
 MAX_CHUNK_NUMBER = 2**63 - 1
 
@@ -147,7 +148,7 @@ class Importing:
         adding = partial(drafts.usage_of, chunk.drafts, self.dimensions)
         try:
             room = self.quotas.expect(user_id, adding, call, certain=chunk.duplicates is None)
-            memories = drafts.complete(chunk.drafts, self.embeddings, call, now=now, embed_async=chunk.embed_async)
+            memories = completing.complete(chunk.drafts, self.embeddings, call, now=now, embed_async=chunk.embed_async)
         except Exception:
             # The same chunk may have come over another stream since we looked, and have used up the quota.
             if (known := self._find(chunk, call)) is None:

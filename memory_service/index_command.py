@@ -11,14 +11,16 @@ import structlog
 
 from db import ann_counts, revisions, schema
 from db.ann_catalog import GLOBAL_NAME, IndexInfo, list_indexes, name_of, progress, wanted_users
+from db.ann_policy import AnnPolicy
 from db.ann_session import AnnLock, AnnSession
 from db.facts import facts_of
 from db.user_sizes import COUNT_UP_TO, count_live
 from db.wall import ACROSS_USERS
 from memory_service.ann_settings import ann_policy
+from memory_service.command_audit import written_down
 from memory_service.config import Settings
 from memory_service.index_changes import NONE_FOR_USERS, Changes, Target
-from memory_service.provisioning import provide_database, space_in_force
+from memory_service.provisioning import open_database, provide_database, space_in_force
 from memory_service.text_table import printable, size, table
 
 log = structlog.get_logger(__name__)
@@ -80,18 +82,27 @@ def run(settings: Settings, request: Request, say: Say) -> int:
         facts = facts_of(provision.direct_url)
         space = space_in_force(settings, provision.direct_url)
         schema.require(facts, head=revisions.head(), space=space)
+        policy = ann_policy(settings, space.dimensions)
         with AnnSession(provision.direct_url, build_memory_mb=settings.ann_build_memory_mb) as session:
             if request.action == "list":
-                return _list(settings, session, say)
+                return _list(policy, session, say)
             with AnnSession(provision.direct_url) as onlooker, _exclusive(session, request):
                 changes = Changes(
                     session=session,
                     onlooker=onlooker,
-                    policy=ann_policy(settings),
+                    policy=policy,
                     dry_run=request.dry_run,
                     say=say,
                 )
-                return _change(changes, request, session)
+                if request.dry_run:
+                    return _change(changes, request, session)
+                with open_database(provision, settings) as database:
+                    return written_down(
+                        database,
+                        f"index {request.action}",
+                        lambda: _change(changes, request, session),
+                        user_id=request.user_id,
+                    )
 
 
 @contextmanager
@@ -139,7 +150,7 @@ def _targets(changes: Changes, request: Request, session: AnnSession) -> list[Ta
     return targets
 
 
-def _list(settings: Settings, session: AnnSession, say: Say) -> int:
+def _list(policy: AnnPolicy, session: AnnSession, say: Say) -> int:
     indexes = session.query(list_indexes, user_id=ACROSS_USERS)
     missing = [
         user_id
@@ -147,7 +158,7 @@ def _list(settings: Settings, session: AnnSession, say: Say) -> int:
         if user_id not in {i.user_id for i in indexes}
     ]
     if not indexes and not missing:
-        say(f"no approximate indexes; {_how_to_earn_one(settings)}")
+        say(f"no approximate indexes; {_how_to_earn_one(policy)}")
         return 0
     rows = [_row(session, index) for index in indexes]
     rows += [
@@ -171,8 +182,7 @@ def _rows(session: AnnSession, user_id: str) -> str:
     return f"{rows:,}" + ("+" if rows >= COUNT_UP_TO else "")
 
 
-def _how_to_earn_one(settings: Settings) -> str:
-    policy = ann_policy(settings)
+def _how_to_earn_one(policy: AnnPolicy) -> str:
     if not policy.enabled:
         return NONE_FOR_USERS
     return f"a user earns one with {policy.min_rows:,} memories (MEMORY_ANN_MIN_ROWS), once they are searched"

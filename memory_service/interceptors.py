@@ -3,10 +3,9 @@
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from db.errors import StatementTimeout
 from memory_service.access.admission import OPEN, Admission, AdmittedCall
@@ -15,16 +14,20 @@ from memory_service.access.call_threads import CallThreads
 from memory_service.access.refusals import CountRefusal, uncounted
 from memory_service.calls_in_flight import CallsInFlight
 from memory_service.executors import run_on
-from memory_service.metrics import CallMetrics, grpc_type
-from memory_service.observed_call import ObservedCall, ShuttingDown, Surroundings, ToStatus, log_methods
+from memory_service.method_handlers import (
+    Behaviour,
+    Handler,
+    MalformedRequest,
+    maker_for_streams,
+    parsing_with,
+    taken_apart,
+)
+from memory_service.metrics.calls import CallMetrics, grpc_type
+from memory_service.observed_call import Method, ObservedCall, ShuttingDown, ToStatus, log_methods
 from memory_service.request_arrival import RequestArrivals
 from memory_service.turning_away import refusing_handler
 from memory_service.v1 import memory_pb2
 
-if TYPE_CHECKING:  # generic in the stubs only
-    Handler = grpc.RpcMethodHandler[Any, Any]
-
-Behaviour = Callable[..., Any]
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
@@ -32,21 +35,17 @@ Response = TypeVar("Response")
 NOT_WORTH_BEGINNING_S = 0.002
 
 
-class MalformedRequest(Exception):
-    """The bytes of a request are not a message of its method's type."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Served:
     """How calls of one method are answered."""
 
-    handler: "Handler"
+    handler: Handler
     threads: CallThreads | None
     """What it works on; None: on the server's own threads."""
-    refusal: "Handler | None"
+    refusal: Handler | None
     """Answers while the threads are full."""
 
-    def next_handler(self) -> "Handler":
+    def next_handler(self) -> Handler:
         """Returns what answers a call that arrives now."""
         if self.refusal is not None and self.threads is not None and self.threads.full:
             return self.refusal
@@ -109,8 +108,8 @@ class CallInterceptor(grpc.ServerInterceptor):
             self._served[method] = self._serve(method, handler)
         return self._served[method].next_handler()
 
-    def _serve(self, method: str, handler: "Handler") -> _Served:
-        behaviour, _ = _arity(handler)
+    def _serve(self, method: str, handler: Handler) -> _Served:
+        behaviour, _ = taken_apart(handler)
         threads = getattr(behaviour, "experimental_thread_pool", None)
         if threads is None and self._bulkheads is not None:
             threads = self._bulkheads.of(method)
@@ -119,13 +118,13 @@ class CallInterceptor(grpc.ServerInterceptor):
             refusal = refusing_handler(
                 threads,
                 to_status=self._to_status,
-                metrics=self._surroundings(method, handler).metrics,
+                metrics=self._shared(method, handler).metrics,
                 count_refusal=self._count_refusal,
             )
         return _Served(self._wrap(method, handler, threads), threads, refusal)
 
-    def _wrap(self, method: str, handler: "Handler", threads: ThreadPoolExecutor | None) -> "Handler":
-        behaviour, make_handler = _arity(handler)
+    def _wrap(self, method: str, handler: Handler, threads: ThreadPoolExecutor | None) -> Handler:
+        behaviour, make_handler = taken_apart(handler)
         arguments = _checked_each if handler.request_streaming else _checked
         observed = self._observe(method, handler)
         bulkheads, bounded = self._bulkheads, threads if isinstance(threads, CallThreads) else None
@@ -154,87 +153,53 @@ class CallInterceptor(grpc.ServerInterceptor):
         if self._arrivals is not None and not handler.request_streaming:
             counted = threads if isinstance(threads, CallThreads) else None
             wrapped = self._arrivals.receiving(wrapped, threads=counted, missing=_no_request)
-            make_handler = _of_streams(handler)
+            make_handler = maker_for_streams(handler)
         if threads is not None:
             wrapped = run_on(threads, wrapped, non_blocking=non_blocking)
         return make_handler(
             wrapped,
-            request_deserializer=_parse_with(handler.request_deserializer),
+            request_deserializer=parsing_with(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
-    def _refusal(self, method: str, handler: "Handler", executor: ThreadPoolExecutor) -> "Handler":
+    def _refusal(self, method: str, handler: Handler, executor: ThreadPoolExecutor) -> Handler:
         observed = self._observe(method, handler)
 
         def refuse(_argument: Any, context: grpc.ServicerContext) -> None:
             with observed(context):
                 raise ShuttingDown("the server is shutting down")
 
-        _, make_handler = _arity(handler)
+        _, make_handler = taken_apart(handler)
         return make_handler(run_on(executor, refuse))
 
-    def _observe(self, method: str, handler: "Handler") -> Callable[[grpc.ServicerContext], ObservedCall]:
+    def _observe(self, method: str, handler: Handler) -> Callable[[grpc.ServicerContext], ObservedCall]:
         """Returns what makes, for each call of a method, its context manager."""
-        surroundings = self._surroundings(method, handler)
-        return lambda context: ObservedCall(surroundings, context)
+        shared = self._shared(method, handler)
+        return lambda context: ObservedCall(shared, context)
 
-    def _surroundings(self, method: str, handler: "Handler") -> Surroundings:
-        _, service, rpc = method.split("/")
+    def _shared(self, method: str, handler: Handler) -> Method:
+        _, service, name = method.split("/")
         kind = grpc_type(
             request_streaming=bool(handler.request_streaming), response_streaming=bool(handler.response_streaming)
         )
-        return Surroundings(
-            rpc=rpc,
+        return Method(
+            name=name,
+            full_name=method,
             to_status=self._to_status,
             calls=self._calls,
-            metrics=self._metrics.of(service, rpc, kind),
+            metrics=self._metrics.of(service, name, kind),
             log_methods=self._log,
-            method=method,
             admission=self._admission,
             count_refusal=self._count_refusal,
         )
-
-
-def _arity(handler: "Handler") -> tuple[Behaviour, "Callable[..., Handler]"]:
-    behaviour: Behaviour | None
-    if handler.request_streaming and handler.response_streaming:
-        behaviour, make_handler = handler.stream_stream, grpc.stream_stream_rpc_method_handler
-    elif handler.request_streaming:
-        behaviour, make_handler = handler.stream_unary, grpc.stream_unary_rpc_method_handler
-    elif handler.response_streaming:
-        behaviour, make_handler = handler.unary_stream, grpc.unary_stream_rpc_method_handler
-    else:
-        behaviour, make_handler = handler.unary_unary, grpc.unary_unary_rpc_method_handler
-    if behaviour is None:
-        raise TypeError("the handler has no behaviour for its own arity")
-    return behaviour, make_handler
-
-
-def _of_streams(handler: "Handler") -> "Callable[..., Handler]":
-    return grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
 
 
 def _no_request() -> MalformedRequest:
     return MalformedRequest("the call ended without a request message")
 
 
-def _parse_with(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """Returns a deserializer that hands a parse error on: gRPC would answer INTERNAL to one that raises."""
-    if deserialize is None:
-        return None
-
-    def parse(data: bytes) -> Any:
-        try:
-            return deserialize(data)
-        except DecodeError:
-            # The parser's own words name no field, and may quote the bytes.
-            return MalformedRequest("the request is not a valid message of the method's request type")
-
-    return parse
-
-
 def _checked(request: Any, admitted: AdmittedCall) -> Any:
-    if isinstance(request, MalformedRequest):
+    if isinstance(request, Exception):  # stands for a request that is none, or did not come
         raise request
     return admitted.check(request)
 

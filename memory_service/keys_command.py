@@ -1,10 +1,8 @@
 """`memory-service keys`: makes API keys, lists, revokes and rotates them, in the database that the services use."""
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -12,12 +10,13 @@ from typing import Any, Literal
 from db import api_keys
 from db.api_keys import ApiKey, NewApiKey
 from db.connection import Connection
-from db.pool import Database, PoolOptions
+from db.pool import Database
 from db.wall import ACROSS_USERS
+from memory_service import argument_types
 from memory_service.access import api_key
 from memory_service.command_audit import write_down
 from memory_service.config import Settings
-from memory_service.provisioning import provide_database, require_schema
+from memory_service.provisioning import open_database, provide_database, require_schema
 from memory_service.text_table import printable, table
 
 Say = Callable[[str], object]
@@ -46,7 +45,7 @@ PAGE_ROWS = 1_000
 MAX_CHARACTERS = 255
 ROLES = ("reader", "writer", "admin")
 
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_text = argument_types.text(MAX_CHARACTERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +91,8 @@ def add_actions(keys: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
     )
     rotate.add_argument(
         "--overlap",
-        type=_duration,
-        default=timedelta(hours=24),
+        type=argument_types.duration,
+        default=api_key.OVERLAP,
         metavar="TIME",
         help="how long the secret it has now stays valid, such as 30m, 48h or 7d; 0s: not at all (24h)",
     )
@@ -119,7 +118,7 @@ def _add_create(create: argparse.ArgumentParser) -> None:
     create.add_argument("--all-users", action="store_true", help="it is for everybody")
     create.add_argument(
         "--expires",
-        type=_expiry,
+        type=argument_types.end,
         metavar="WHEN",
         help="after how long, such as 90d, or at which time, such as 2030-01-31 or 2030-01-31T12:00:00+00:00 (never)",
     )
@@ -155,9 +154,7 @@ def run(settings: Settings, request: Request, say: Say, note: Say | None = None)
     note = note or (lambda text: sys.stderr.write(f"{text}\n"))
     with provide_database(settings) as provision:
         require_schema(settings, provision)
-        options = PoolOptions(min_size=1, max_size=1, prepared_statements=settings.prepared_statements)
-        with closing(Database(provision.url, options)) as database:
-            database.open()
+        with open_database(provision, settings) as database:
             return _ACTIONS[request.action](database, request, say, note)
 
 
@@ -274,35 +271,8 @@ def _time(at: datetime | None) -> str:
     return "" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _text(text: str) -> str:
-    if not 0 < len(text) <= MAX_CHARACTERS:
-        raise argparse.ArgumentTypeError(f"has to have 1 to {MAX_CHARACTERS} characters")
-    return text
-
-
 def _key_id(text: str) -> str:
     """Returns the id of a key, which may be given whole."""
+    text = _text(text)
     key = api_key.parse(text)
     return key.id if key is not None else text
-
-
-def _duration(text: str) -> timedelta:
-    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 30m, 48h or 7d")
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-
-
-def _expiry(text: str) -> timedelta | datetime:
-    if text and text[-1] in _UNITS:
-        return _duration(text)
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a time such as 90d nor a date such as 2030-01-31"
-        ) from None
-    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    if at <= datetime.now(UTC):
-        raise argparse.ArgumentTypeError(f"{text} is over")
-    return at

@@ -14,6 +14,10 @@ Format = Literal["auto", "json", "console"]
 # says again what db.migrate says.
 QUIETENED = ("openai", "httpx", "httpcore", "httpx2", "httpcore2", "urllib3", "alembic")
 
+# gRPC logs each header that is no UTF-8, value and traceback, on the thread that accepts calls: it may be a key with
+# one wrong byte. The call is refused, and its own line says why.
+BAD_HEADER_LOGGER, BAD_HEADER = "grpc._cython.cygrpc", "Invalid encoding on"
+
 
 def configure(*, level: Level, log_format: Format) -> None:
     """Sends structlog and the standard library's logging through one formatter to stderr."""
@@ -45,7 +49,17 @@ def configure(*, level: Level, log_format: Format) -> None:
     root.setLevel(threshold)
     for name in QUIETENED:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    keep_headers_out()
     logging.captureWarnings(True)
+
+
+def keep_headers_out() -> None:
+    """Leaves out what gRPC says of headers that are no UTF-8."""
+    logging.getLogger(BAD_HEADER_LOGGER).addFilter(_is_no_bad_header)
+
+
+def _is_no_bad_header(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(BAD_HEADER)
 
 
 def _renderers(*, console: bool) -> list[Processor]:

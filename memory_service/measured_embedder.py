@@ -10,7 +10,7 @@ from memory_service.embedding import Embedder
 from memory_service.embedding.cancellation import Cancellation
 from memory_service.embedding.errors import EmbedderMisconfigured, EmbedderUnavailable, TextNotEmbeddable
 from memory_service.embedding.layer import Layer
-from memory_service.metrics import EmbeddingMetrics
+from memory_service.metrics.embeddings import EmbeddingMetrics
 
 
 class MeasuredEmbedder(Layer[Embedder]):

@@ -5,22 +5,19 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
+from google.protobuf.message import Message
+
 from db import requests
 from db.cancellation import Call
 from db.connection import Connection
 from db.pool import Database
-from db.requests import RequestKey
-from memory_service.fields import FieldReader
+from db.requests import AnyKey, OperatorRequestKey, RequestKey
+from db.wall import Whose
+from memory_service.messages.fields import FieldReader
+from memory_service.v1 import admin_pb2
 from memory_service.v1 import memory_pb2 as pb
 
-Reply = TypeVar(
-    "Reply",
-    pb.InsertVectorResponse,
-    pb.BatchInsertVectorsResponse,
-    pb.UpdateVectorResponse,
-    pb.DeleteVectorResponse,
-    pb.RestoreVectorResponse,
-)
+Reply = TypeVar("Reply", bound=Message)
 Mutation = (
     pb.InsertVectorRequest
     | pb.BatchInsertVectorsRequest
@@ -30,26 +27,53 @@ Mutation = (
 )
 
 
+OperatorMutation = (
+    admin_pb2.EraseUserRequest
+    | admin_pb2.PurgeExpiredRequest
+    | admin_pb2.SetUserQuotaRequest
+    | admin_pb2.CreateApiKeyRequest
+    | admin_pb2.RotateApiKeyRequest
+    | admin_pb2.RevokeApiKeyRequest
+    | admin_pb2.ClearDatabaseRequest
+)
+
+
 def read_key(fields: FieldReader, request: Mutation, *, now: datetime) -> RequestKey | None:
     """Reads a mutating request's request_id; None where it has none."""
     request_id = fields.optional_uuid("request_id", request.request_id)
     if request_id is None:
         return None
-    content = request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(deterministic=True)
     return RequestKey(
         user_id=request.user_id,
         request_id=request_id,
-        request_hash=hashlib.sha256(content).digest(),
+        request_hash=_hash_of(request),
         expires_at=now + fields.limits.request_id_retention,
     )
+
+
+def read_operator_key(fields: FieldReader, request: OperatorMutation, *, now: datetime) -> OperatorRequestKey | None:
+    """Reads an administrator's request_id likewise."""
+    request_id = fields.optional_uuid("request_id", request.request_id)
+    if request_id is None:
+        return None
+    return OperatorRequestKey(
+        request_id=request_id,
+        request_hash=_hash_of(request),
+        expires_at=now + fields.limits.request_id_retention,
+    )
+
+
+def _hash_of(request: Message) -> bytes:
+    content = request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(deterministic=True)
+    return hashlib.sha256(content).digest()
 
 
 def run(
     database: Database,
     call: Call,
-    key: RequestKey | None,
+    key: AnyKey | None,
     *,
-    user_id: str,
+    user_id: Whose,
     prepare: Callable[[], Callable[[Connection], Reply]],
     reply: type[Reply],
     now: datetime,

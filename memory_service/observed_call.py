@@ -20,7 +20,7 @@ from memory_service.access.admission import Admission, AdmittedCall
 from memory_service.access.errors import LimitExceeded, QuotaExceeded
 from memory_service.access.refusals import CountRefusal
 from memory_service.calls_in_flight import CallsInFlight
-from memory_service.metrics import MethodMetrics
+from memory_service.metrics.calls import MethodMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -66,16 +66,16 @@ def log_methods() -> LogMethods:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class Method:
     """What all calls of one method share."""
 
-    rpc: str
+    name: str
+    full_name: str
+    """With the service's, as gRPC writes it: /memory_service.v1.MemoryService/GetVector."""
     to_status: ToStatus
     calls: CallsInFlight
     metrics: MethodMetrics
     log_methods: LogMethods
-    method: str
-    """The full name."""
     admission: Admission
     count_refusal: CountRefusal
 
@@ -83,21 +83,21 @@ class Surroundings:
 class ObservedCall:
     """One call, from reaching the service to its end. A context manager made from a generator takes 1 µs longer."""
 
-    __slots__ = ("_admitted", "_context", "_request_id", "_started_at", "_with")
+    __slots__ = ("_admitted", "_context", "_method", "_request_id", "_started_at")
 
-    def __init__(self, surroundings: Surroundings, context: grpc.ServicerContext) -> None:
-        self._with = surroundings
+    def __init__(self, method: Method, context: grpc.ServicerContext) -> None:
+        self._method = method
         self._context = context
-        self._admitted = surroundings.admission.of(surroundings.method, context)
+        self._admitted = method.admission.of(method.full_name, context)
         self._request_id = self._admitted.request_id = request_id_of(context)
         self._started_at = time.perf_counter()
 
     def __enter__(self) -> AdmittedCall:
         self._context.set_trailing_metadata(((REQUEST_ID, self._request_id),))
         # Not to be unbound: gRPC runs each call in a context of its own.
-        structlog.contextvars.bind_contextvars(request_id=self._request_id, rpc=self._with.rpc)
-        self._with.metrics.started.inc()
-        self._with.calls.__enter__()
+        structlog.contextvars.bind_contextvars(request_id=self._request_id, rpc=self._method.name)
+        self._method.metrics.started.inc()
+        self._method.calls.__enter__()
         return self._admitted
 
     def __exit__(
@@ -111,7 +111,7 @@ class ObservedCall:
             else:  # what passes here, gRPC shows the client word for word
                 self._abort(error)
         finally:
-            self._with.calls.__exit__(kind, error, traceback)
+            self._method.calls.__exit__(kind, error, traceback)
 
     def _has_no_caller(self, error: BaseException) -> bool:
         # What gRPC raises from a stream of requests whose caller is gone: nobody to answer.
@@ -119,7 +119,7 @@ class ObservedCall:
 
     def _abort(self, error: BaseException) -> None:
         # Trailers go with the status: abort_with_status drops those that were set before.
-        status = self._with.to_status(error, trailers=((REQUEST_ID, self._request_id),))
+        status = self._method.to_status(error, trailers=((REQUEST_ID, self._request_id),))
         self._end(status.code, self._level_of(error), reason=_reason(status), peer=self._context.peer())
         self._context.abort_with_status(status)
 
@@ -129,14 +129,14 @@ class ObservedCall:
             return "info"
         if (limit := _limit_of(error)) is None:
             return None
-        self._with.count_refusal(limit)  # which tells the log of all of them together
+        self._method.count_refusal(limit)  # which tells the log of all of them together
         return "debug"
 
     def _end(self, code: grpc.StatusCode, level: str | None = None, **fields: str | None) -> None:
         duration_s = time.perf_counter() - self._started_at
-        self._with.metrics.handled(code, duration_s)
+        self._method.metrics.handled(code, duration_s)
         self._admitted.end(code, fields.get("reason"))
-        name, write = self._with.log_methods[code]
+        name, write = self._method.log_methods[code]
         if level is not None:
             write = getattr(log, level)
         write("call", code=name, duration_ms=round(duration_s * 1_000, 2), **fields)

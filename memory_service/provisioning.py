@@ -1,14 +1,16 @@
 """The database a command works on: the embedded PostgreSQL, started for it, or the one that is configured."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from db import revisions, schema
+from db.connecting import connect, is_pooled
 from db.embedded import EmbeddedPostgres
 from db.facts import facts_of, move_of
+from db.pool import Database, PoolOptions
 from db.schema import EmbeddingSpace
 from db.wall_facts import describe, require_wall, wall_of
 from memory_service.config import Settings
@@ -43,6 +45,25 @@ def provide_database(settings: Settings) -> Iterator[Provision]:
         yield Provision(postgres.url, postgres.url, postgres.ensure_running)
 
 
+@contextmanager
+def open_database(provision: Provision, settings: Settings) -> Iterator[Database]:
+    """Yields a pool of one connection, as a command needs it that asks one thing after the other.
+
+    Raises:
+        DatabaseError: When the database cannot be reached.
+    """
+    options = PoolOptions(
+        min_size=1,
+        max_size=1,
+        timeout_s=settings.pool_timeout_s,
+        statement_timeout_s=settings.statement_timeout_s,
+        prepared_statements=settings.prepared_statements,
+    )
+    with closing(Database(provision.url, options)) as database:
+        database.open()
+        yield database
+
+
 def embedding_space(settings: Settings) -> EmbeddingSpace:
     """Returns the embedding space that is configured."""
     return EmbeddingSpace(settings.model, settings.dimensions)
@@ -63,6 +84,18 @@ def require_schema(settings: Settings, provision: Provision) -> None:
         log.warning("login_role_sees_all_rows", role=facts.login, wall=describe(facts))
     if not settings.row_level_security:
         log.warning("row_level_security_off")
+    if goes_through_pooler(provision.url):
+        log.info("connection_pooler_found", prepared_statements=settings.prepared_statements is True)
+
+
+def goes_through_pooler(url: str) -> bool:
+    """Returns whether connections to `url` lead to a pooler.
+
+    Raises:
+        DatabaseUnavailable: When the database cannot be reached.
+    """
+    with connect(url, autocommit=True) as connection:
+        return is_pooled(connection)
 
 
 def apply_migrations(settings: Settings, provision: Provision) -> list[str]:

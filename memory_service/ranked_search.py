@@ -14,10 +14,10 @@ from db.search import Answer, Means, Nearest, search
 from db.search_plan import Plan, candidates_for
 from db.vectors import Embedding
 from memory_service.candidate_pool import CandidatePool
+from memory_service.messages.search_request import SearchDraft
 from memory_service.ranking.options import RankingOptions
 from memory_service.ranking.rank import Ranked, rank
 from memory_service.search_outcome import Outcome, Result
-from memory_service.search_request import SearchDraft
 
 # How many candidates each side brings. As each is judged by both sides, few suffice: with 40 or 200 of them Cranfield's
 # NDCG@10 is the same to four digits. Boosts, conversations and diversity choose among more.

@@ -1,6 +1,7 @@
 """Reading a stream of requests one ahead: the next one arrives while the current one is worked on."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -26,6 +27,19 @@ class ReadAhead(AbstractContextManager["ReadAhead[T]"], Iterator[T], Generic[T])
         """The stream has no more to give."""
         self._ended: Exception | None = None
         """Why nothing more is to be taken."""
+        self._waits_since: float | None = None
+        """time.monotonic() of when the next item was asked for; None while one is worked on."""
+
+    @property
+    def waited_s(self) -> float:
+        """How long somebody has been waiting for the next item; 0 where nobody does."""
+        since = self._waits_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `end` was called."""
+        return self._ended is not None
 
     def __enter__(self) -> Self:
         # Ends when the call does, which is when gRPC's iterator returns: nobody has to wait for it.
@@ -39,7 +53,9 @@ class ReadAhead(AbstractContextManager["ReadAhead[T]"], Iterator[T], Generic[T])
 
     def __next__(self) -> T:
         with self._changed:
+            self._waits_since = time.monotonic()
             self._changed.wait_for(lambda: self._read or self._finished or self._ended)
+            self._waits_since = None
             if self._ended is not None:
                 raise self._ended
             if self._read:

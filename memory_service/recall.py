@@ -11,13 +11,13 @@ from db.connection import Connection
 from db.memory import Memory, View
 from db.pool import Database
 from db.recent import Page, Position
-from memory_service import page_token, replies, requests
-from memory_service.fields import FieldReader
 from memory_service.limits import Limits
+from memory_service.messages import page_token, replies, requests
+from memory_service.messages.fields import FieldReader
+from memory_service.messages.violations import Violations
+from memory_service.messages.wire_vectors import COMPONENT_BYTES
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import Violations
-from memory_service.wire_vectors import COMPONENT_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,17 +2,18 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, get_args
 
 from db import revisions, schema
 from db.facts import facts_of
+from memory_service import argument_types
+from memory_service.command_audit import written_down
 from memory_service.config import Settings
 from memory_service.provisioning import embedding_space, provide_database
+from memory_service.reembedding.actions import Actions, Say, open_database
 from memory_service.reembedding.patient_embedding import Stopped
 from memory_service.reembedding.request import DEFAULT_BATCH, DEFAULT_MAX_PENDING, Request
-from memory_service.reembedding.steps import Say, Steps, open_database
 from memory_service.settings.embedding import MAX_DIMENSIONS
 from memory_service.settings.embedding import Embedder as EmbedderKind
 from memory_service.signals import stop_on_signal
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument(
         "--dimensions",
         dest="to_dimensions",
-        type=_number(1, MAX_DIMENSIONS),
+        type=argument_types.number(1, MAX_DIMENSIONS),
         metavar="D",
         help="unset: the model's own",
     )
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--batch",
         dest="to_batch",
-        type=_number(1, 10_000),
+        type=argument_types.number(1, 10_000),
         metavar="N",
         default=DEFAULT_BATCH,
         help="memories embedded and stored together (%(default)s)",
@@ -72,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--max-pending",
         dest="to_max_pending",
-        type=_number(0, 1_000_000),
+        type=argument_types.number(0, 1_000_000),
         metavar="N",
         default=DEFAULT_MAX_PENDING,
         help="switch only when so few are left to the embedding queue; each takes 1 ms under the lock (%(default)s)",
@@ -90,15 +91,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         actions.add_argument(f"--{action}", dest="to_action", action="store_const", const=action, help=help_)
     parser.set_defaults(to_action="move")
-
-
-def _number(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least:,} to {most:,}")
-        return int(text)
-
-    return parse
 
 
 def take_request(options: dict[str, Any]) -> Request:
@@ -120,7 +112,7 @@ def run(settings: Settings, request: Request, say: Say) -> int:
         live = facts.space or embedding_space(settings)
         schema.require(facts, head=revisions.head(), space=live)
         with open_database(provision.direct_url, settings) as database:
-            steps = Steps(
+            actions = Actions(
                 settings=settings,
                 request=request,
                 database=database,
@@ -131,7 +123,9 @@ def run(settings: Settings, request: Request, say: Say) -> int:
                 stop=stop,
             )
             try:
-                return steps.run()
+                if request.action in {"dry-run", "status"}:
+                    return actions.run()
+                return written_down(database, f"reembed {request.action}", actions.run)
             except Stopped:
                 say("interrupted; run again it goes on from here")
                 return SIGNALLED + (stop.signal_number or 0)

@@ -4,6 +4,7 @@ grpcio-reflection serves v1alpha only, and from descriptors that protoc stripped
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +13,9 @@ import grpc
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2
 
-from memory_service.access.admission import Admission
+from memory_service.access.admission import IDENTIFY_EVERY_S, Admission
+from memory_service.access.errors import LimitExceeded
+from memory_service.access.refusals import CountRefusal
 from memory_service.descriptors import V1, V1ALPHA, Descriptors
 from memory_service.executors import run_on
 from memory_service.observed_call import ToStatus
@@ -21,16 +24,29 @@ from memory_service.observed_call import ToStatus
 class ReflectionGuard:
     """Lets only callers with valid credentials ask."""
 
-    def __init__(self, admission: Admission, to_status: ToStatus) -> None:
+    def __init__(self, admission: Admission, to_status: ToStatus, count_refusal: CountRefusal) -> None:
         self._admission = admission
         self._to_status = to_status
+        self._count_refusal = count_refusal
 
     def check(self, context: grpc.ServicerContext) -> None:
         """Ends the call of a caller without; to be called on a thread that may wait."""
         try:
             self._admission.identify(context)
         except Exception as error:  # noqa: BLE001 - what passes here, gRPC shows the client word for word
+            if isinstance(error, LimitExceeded):
+                self._count_refusal(error.limit)
             context.abort_with_status(self._to_status(error, trailers=()))
+
+    def checked(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        """Yields the requests of a stream; ends it soon after its caller's credentials do."""
+        self.check(context)
+        checked_at = time.monotonic()
+        for request in requests:
+            if time.monotonic() - checked_at > IDENTIFY_EVERY_S:
+                self.check(context)
+                checked_at = time.monotonic()
+            yield request
 
 
 class Reflection:
@@ -73,7 +89,7 @@ class Reflection:
     def answer(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Message]:
         """ServerReflection.ServerReflectionInfo."""
         if self._guard is not None:
-            self._guard.check(context)
+            requests = self._guard.checked(requests, context)
         with self._lock:
             if self._ended:
                 context.cancel()

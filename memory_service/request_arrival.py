@@ -2,6 +2,10 @@
 
 gRPC hands a call to a thread before its request has arrived. A client that sends the beginnings of calls and nothing
 more held all threads: 24 such calls, over one connection, and nobody was served any more.
+
+Whose fault it is cannot be told in haste: a request that was sent with its call may lie in gRPC's queue, behind those
+of others, when this process has too little of a processor. So whoever gives way to others is told to try again, and
+only who has been waited for without anybody else waiting, that the request did not come.
 """
 
 import threading
@@ -13,7 +17,10 @@ from typing import Any
 import grpc
 import structlog
 
+from db.errors import StatementTimeout
 from memory_service.access.call_threads import CallThreads
+from memory_service.access.errors import Overloaded
+from memory_service.observed_call import ShuttingDown
 
 log = structlog.get_logger(__name__)
 
@@ -35,13 +42,20 @@ class _Awaited:
     """time.monotonic()"""
     threads: CallThreads | None
 
-    def is_overdue(self, now: float, *, draining: bool) -> bool:
-        haste = draining or (self.threads is not None and self.threads.crowded)
-        return now - self.since > (LIMIT_IN_HASTE_S if haste else LIMIT_S)
+    def fault(self, now: float, *, draining: bool) -> Exception | None:
+        """Returns what to tell the caller in place of waiting on; None to wait on."""
+        waited_s = now - self.since
+        if waited_s > LIMIT_IN_HASTE_S:
+            if draining:
+                return ShuttingDown("the server is shutting down")
+            if self.threads is not None and self.threads.crowded:
+                message = f"gave way to other {self.threads.kind} calls before its request had arrived"
+                return Overloaded(message, limit=self.threads.setting)
+        return StatementTimeout(f"no request arrived within {LIMIT_S:g} s") if waited_s > LIMIT_S else None
 
 
 class RequestArrivals:
-    """Cuts off calls whose request does not come."""
+    """Ends calls whose request does not come."""
 
     def __init__(self) -> None:
         self._awaited: dict[grpc.ServicerContext, _Awaited] = {}
@@ -50,7 +64,7 @@ class RequestArrivals:
         self._thread = threading.Thread(target=self._watch, name="request-arrivals", daemon=True)
 
     def start(self) -> None:
-        """Begins to cut off."""
+        """Begins to end them."""
         self._thread.start()
 
     def drain(self) -> None:
@@ -71,7 +85,8 @@ class RequestArrivals:
         Args:
             behaviour: Takes one request.
             threads: What it works on.
-            missing: Returns what stands for the request of a call that ends without one.
+            missing: Returns the error that stands for the request of a call that ends without one. `behaviour` gets
+                likewise an error for its request where waiting for that is given up.
         """
         # On the wire, a call with one request looks like a stream of requests. Of a stream, gRPC leaves it to the
         # behaviour to wait, and so to be told to stop: 1 µs.
@@ -90,9 +105,34 @@ class RequestArrivals:
     def _watch(self) -> None:
         while not self._closing.wait(POLL_S):
             now = time.monotonic()
-            awaited = list(self._awaited.items())
-            overdue = [context for context, call in awaited if call.is_overdue(now, draining=self._draining)]
-            for context in overdue:
-                context.cancel()
+            overdue = 0
+            for context, call in list(self._awaited.items()):
+                if (fault := call.fault(now, draining=self._draining)) is not None:
+                    _give_up(context, fault)
+                    overdue += 1
             if overdue:
-                log.warning("calls_without_request_cut_off", calls=len(overdue))
+                log.warning("calls_without_request_cut_off", calls=overdue)
+
+
+def _give_up(context: Any, fault: Exception) -> None:
+    """Has the thread that waits for a call's request get `fault` in its place.
+
+    For ending this wait gRPC offers nothing but cancelling the call. Its client is then told CANCELLED, and not that it
+    may try again. So this does what gRPC does when the request arrives; where a version of it keeps its state
+    otherwise, the call is cancelled.
+    """
+    state = _state_of(context)
+    if state is None:
+        context.cancel()
+        return
+    with state.condition:
+        if state.request is None:  # it may have come just now
+            state.request = fault
+        # Also where it was given up before: a thread that had not begun to wait by then did not notice.
+        state.condition.notify_all()
+
+
+def _state_of(context: Any) -> Any:
+    """Returns what gRPC knows of a call; None where it does not look like what is known of it here."""
+    state = getattr(context, "_state", None)
+    return state if hasattr(state, "condition") and hasattr(state, "request") else None

@@ -18,18 +18,18 @@ from db.search import Means, search
 from db.search_plan import SearchTuning, coarse_of
 from db.user_sizes import UserSizes
 from db.vectors import Embedding
-from memory_service import replies, search_outcome, search_request
-from memory_service.embedding.errors import TextNotEmbeddable
-from memory_service.fields import FieldReader
+from memory_service import request_texts, search_outcome
 from memory_service.limits import Limits
+from memory_service.messages import replies, search_request
+from memory_service.messages.fields import FieldReader, TextToEmbed
+from memory_service.messages.ranking_request import RankingDefaults
+from memory_service.messages.search_request import SearchDraft
+from memory_service.messages.violations import Violations
 from memory_service.ranked_search import RankedSearch
 from memory_service.ranking.options import Mode
-from memory_service.ranking_request import RankingDefaults
 from memory_service.search_outcome import Outcome
-from memory_service.search_request import SearchDraft
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import InvalidArgument, Violation, Violations
 
 
 class SearchObserver(Protocol):
@@ -69,7 +69,7 @@ class Searching:
         violations.raise_if_any()
 
         now = self.clock()
-        embeddings, embedding_s = self._embed([("text", draft.text_to_embed)], call)
+        embeddings, embedding_s = self._embed([TextToEmbed(text=draft.text_to_embed, path="text")], call)
         outcome = self.database.read(call, lambda conn: self._find(conn, draft, embeddings, now), user_id=draft.user_id)
         reply = replies.search(outcome, draft.encoding, explain=draft.explain)
         replies.set_timing(
@@ -91,7 +91,9 @@ class Searching:
         violations.raise_if_any()
 
         now = self.clock()
-        texts = [(f"searches[{index}].text", draft.text_to_embed) for index, draft in enumerate(drafts)]
+        texts = [
+            TextToEmbed(text=draft.text_to_embed, path=f"searches[{index}].text") for index, draft in enumerate(drafts)
+        ]
         embeddings, embedding_s = self._embed(texts, call)
         outcomes, responses = self.database.read(
             call, lambda conn: self._find_all(conn, drafts, embeddings, now), user_id=request.user_id
@@ -123,18 +125,13 @@ class Searching:
             drafts.append(search_request.read(self._fields(inner), message, self.ranking))
         return drafts
 
-    def _embed(self, texts: list[tuple[str, str]], call: Call) -> tuple[dict[str, Embedding], float]:
-        """Embeds the texts that are not empty, given with their fields, in one request; returns also the seconds."""
-        wanted = {text: path for path, text in reversed(texts) if text}
+    def _embed(self, texts: list[TextToEmbed], call: Call) -> tuple[dict[str, Embedding], float]:
+        """Embeds the texts that are not empty, in one request; returns also the seconds."""
+        wanted = {text.text: text for text in reversed(texts) if text.text}  # of equal ones the first is blamed
         if self.embeddings is None or not wanted:
             return {}, 0.0
         started_at, of_database_s = time.perf_counter(), call.pool_wait_s + call.database_s
-        try:
-            embeddings = self.embeddings.embed(list(wanted), call)
-        except TextNotEmbeddable as error:
-            path = list(wanted.values())[error.index]
-            violation = Violation(path, error.reason, pb.ERROR_REASON_TEXT_NOT_EMBEDDABLE)
-            raise InvalidArgument([violation]) from error
+        embeddings = request_texts.embed(list(wanted.values()), self.embeddings, call)
         # What the cache took counts as the database's time already.
         of_database_s = call.pool_wait_s + call.database_s - of_database_s
         embedding_s = time.perf_counter() - started_at - of_database_s

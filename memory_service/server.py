@@ -19,7 +19,7 @@ from memory_service.config import Settings
 from memory_service.health import Health
 from memory_service.interceptors import CallInterceptor
 from memory_service.limits import limits_of
-from memory_service.metrics import CallMetrics
+from memory_service.metrics.calls import CallMetrics
 from memory_service.observed_call import ToStatus
 from memory_service.reflection import Reflection, ReflectionGuard
 from memory_service.request_arrival import RequestArrivals
@@ -100,8 +100,8 @@ class Server:
         )
         self.health = Health([SERVICE] if administration is None else [SERVICE, ADMIN_SERVICE])
         """What it reports; everything is NOT_SERVING at first."""
-        self._reflection = _reflection(settings, admission, to_status)
-        self._admin = ThreadPoolExecutor(4, thread_name_prefix="admin")
+        self._reflection = _reflection(settings, admission, to_status, count_refusal)
+        self._health_threads = ThreadPoolExecutor(4, thread_name_prefix="health")
         self._main = grpc.server(
             self.bulkheads.reads,
             interceptors=[self._interceptor],
@@ -114,14 +114,14 @@ class Server:
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(servicer, self._main)
         if administration is not None:
             admin_pb2_grpc.add_AdminServiceServicer_to_server(administration, self._main)
-        self.health.add_to(self._main, self._admin)
+        self.health.add_to(self._main, self._health_threads)
         if self._reflection is not None:
             self._reflection.add_to(self._main)
         self._ops: grpc.Server | None = None
         if settings.ops_listen != "off":
             # No limit on concurrent calls: on the main address it refuses health checks as well.
-            self._ops = grpc.server(self._admin, options=self._options())
-            self.health.add_to(self._ops, self._admin)
+            self._ops = grpc.server(self._health_threads, options=self._options())
+            self.health.add_to(self._ops, self._health_threads)
 
     def start(self) -> Addresses:
         """Binds the ports and begins to accept calls.
@@ -148,7 +148,7 @@ class Server:
         self.health.drain()
         time.sleep(self._settings.drain_delay_s)
         log.info("draining", calls=self._calls.count, grace_s=self._settings.drain_grace_s)
-        self._interceptor.refuse_calls(self._admin)
+        self._interceptor.refuse_calls(self._health_threads)
         # A stream may go on for hours, or wait for a caller who sends nothing.
         self._end_streams()
         time.sleep(REFUSING_S)
@@ -179,7 +179,7 @@ class Server:
             self._reflection.close()
         self._arrivals.close()
         self.bulkheads.close()
-        self._admin.shutdown(wait=False, cancel_futures=True)
+        self._health_threads.shutdown(wait=False, cancel_futures=True)
 
     def _options(self) -> list[tuple[str, int]]:
         return [*CONNECTION_OPTIONS, ("grpc.so_reuseport", int(self._share_ports))]
@@ -197,8 +197,11 @@ class Server:
             raise AddressError(f"cannot listen on {address}") from None
 
 
-def _reflection(settings: Settings, admission: Admission, to_status: ToStatus) -> Reflection | None:
+def _reflection(
+    settings: Settings, admission: Admission, to_status: ToStatus, count_refusal: CountRefusal
+) -> Reflection | None:
     if settings.reflection == "off":
         return None
-    guard = ReflectionGuard(admission, to_status) if settings.reflection == "authenticated" else None
+    guarded = settings.reflection == "authenticated"
+    guard = ReflectionGuard(admission, to_status, count_refusal) if guarded else None
     return Reflection(descriptors.served(), guard=guard)

@@ -12,8 +12,8 @@ from db.reembedding import Phase, Progress, Reembedding
 from db.schema import EmbeddingSpace
 from db.stored_state import StoredState
 from memory_service.limits import Limits
+from memory_service.messages.ranking_request import CLOCKS, PRESET_NAMES, RankingDefaults
 from memory_service.ranking.presets import PRESETS
-from memory_service.ranking_request import CLOCKS, PRESET_NAMES, RankingDefaults
 from memory_service.v1 import memory_pb2 as pb
 
 

@@ -19,10 +19,11 @@ from db.search_plan import SearchTuning
 from db.search_tuning import TuningState
 from db.stored_state import read_stored_state
 from db.wall import ACROSS_USERS
-from memory_service import __version__
+from memory_service import __version__, allocator
 from memory_service.access.admission import Admission
 from memory_service.access.assembly import anonymous, open_authenticator
 from memory_service.access.audit import Audit
+from memory_service.access.quotas import quota_of_all
 from memory_service.access.rate_limit import create_limiter
 from memory_service.admin_servicer import AdminServicer
 from memory_service.audit_queries import AuditQueries
@@ -35,16 +36,18 @@ from memory_service.housekeeping import CacheBounds, Housekeeping
 from memory_service.import_streams import ImportStreams
 from memory_service.key_administration import KeyAdministration
 from memory_service.limits import limits_of
+from memory_service.messages.ranking_request import RankingDefaults
 from memory_service.metrics import Metrics
-from memory_service.metrics_listener import MetricsListener
+from memory_service.metrics.listener import MetricsListener
+from memory_service.metrics.state import StateMetrics
 from memory_service.monitor import DatabaseMonitor
-from memory_service.ranking_request import RankingDefaults
+from memory_service.process_parts import ProcessParts
+from memory_service.quota_administration import QuotaAdministration
 from memory_service.server import Addresses, Server
 from memory_service.server_info import ServerFacts
 from memory_service.servicer import MemoryServicer
 from memory_service.space_settings import SpaceSettings, choose
-from memory_service.stack import Surroundings, open_stack
-from memory_service.state_metrics import StateMetrics
+from memory_service.stack import open_stack
 from memory_service.succession import Succession
 from memory_service.user_administration import UserAdministration
 
@@ -76,6 +79,7 @@ def run(
         DatabaseError: When the database cannot be reached or will not do.
         ConfigurationError: When the embedder, or what checks tokens, cannot be made.
     """
+    allocator.keep_little_freed_memory()
     with ExitStack() as closing:
         metrics = Metrics(CollectorRegistry())
         database = Database(database_url, _pool_options(settings))
@@ -87,7 +91,7 @@ def run(
             audit=_open_audit(settings, database, metrics, closing),
             anonymous=anonymous(settings),
         )
-        servicer = _open(settings, database, database_url, metrics, closing)
+        servicer = _open_servicer(settings, database, database_url, metrics, closing)
         _serve_metrics(settings, metrics.registry, closing)
         server = Server(
             settings,
@@ -147,16 +151,17 @@ def _administration(settings: Settings, database: Database) -> AdminServicer:
             clock=utc_now,
             development=settings.environment == "development",
         ),
+        quotas=QuotaAdministration(database=database, limits=limits, clock=utc_now, of_all=quota_of_all(settings)),
         keys=KeyAdministration(database=database, limits=limits, clock=utc_now),
         audit=AuditQueries(database=database, limits=limits),
         new_call=lambda timeout_s: database.call(timeout_s=timeout_s),
     )
 
 
-def _open(
+def _open_servicer(
     settings: Settings, database: Database, database_url: str, metrics: Metrics, closing: ExitStack
 ) -> MemoryServicer:
-    """Opens what the servicer works with; `closing` closes it, in reverse order."""
+    """Returns the servicer of MemoryService, and opens what it works with; `closing` closes that, in reverse order."""
     accesses = AccessBuffer(database, flush_interval_s=settings.access_flush_interval_s)
     accesses.start()
     closing.callback(accesses.close)
@@ -185,7 +190,7 @@ def _open(
     )
     limits = limits_of(settings)
     ranking = RankingDefaults(preset=settings.ranking, dense_weight=settings.dense_weight)
-    surroundings = Surroundings(
+    parts = ProcessParts(
         database=database,
         database_url=database_url,
         accesses=accesses,
@@ -196,7 +201,7 @@ def _open(
         clock=utc_now,
     )
     facts = database.read(database.call(), read_facts, user_id=ACROSS_USERS)
-    stacks = Succession(database, lambda: open_stack(_space_settings(settings, database), surroundings))
+    stacks = Succession(database, lambda: open_stack(_space_settings(settings, database), parts))
     closing.callback(stacks.close)
     stacks.start()
     imports = ImportStreams(settings.import_streams)

@@ -13,7 +13,7 @@ from memory_service.access.call_threads import CallThreads
 from memory_service.executors import run_on
 from memory_service.import_streams import ImportStreams
 from memory_service.limits import Limits
-from memory_service.ranking_request import RankingDefaults
+from memory_service.messages.ranking_request import RankingDefaults
 from memory_service.rpc_call import call_of
 from memory_service.server_info import DatabaseState, ServerFacts, Serving, server_info
 from memory_service.stack import Stack

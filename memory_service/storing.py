@@ -7,7 +7,8 @@ from db import duplicates, fetch, insert
 from db.connection import Connection
 from db.duplicates import Duplicates
 from db.memory import NewMemory, View
-from memory_service import chunk_receipts, replies
+from memory_service import chunk_receipts
+from memory_service.messages import replies
 from memory_service.v1 import memory_pb2 as pb
 
 

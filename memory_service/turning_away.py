@@ -5,7 +5,7 @@ served, does not wait for its turn behind them, and under overload there are mor
 """
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 
@@ -13,11 +13,9 @@ from memory_service.access.call_threads import AtOnce, CallThreads
 from memory_service.access.errors import Overloaded
 from memory_service.access.refusals import CountRefusal
 from memory_service.executors import run_on
-from memory_service.metrics import MethodMetrics
+from memory_service.method_handlers import Handler
+from memory_service.metrics.calls import MethodMetrics
 from memory_service.observed_call import REQUEST_ID, ToStatus, request_id_of
-
-if TYPE_CHECKING:  # generic in the stubs only
-    Handler = grpc.RpcMethodHandler[Any, Any]
 
 # Each asks to be tried again after another delay, so that callers refused together do not come back together.
 STATUSES = 64
@@ -25,7 +23,7 @@ STATUSES = 64
 
 def refusing_handler(
     threads: CallThreads, *, to_status: ToStatus, metrics: MethodMetrics, count_refusal: CountRefusal
-) -> "Handler":
+) -> Handler:
     """Returns a handler that answers any call, whatever its arity, with RESOURCE_EXHAUSTED."""
     error = Overloaded(f"all threads for {threads.kind} calls are busy, and the queue is full", limit=threads.setting)
     statuses = [to_status(error, trailers=()) for _ in range(STATUSES)]

@@ -10,12 +10,14 @@ from db import delete, embedding_cache, erase, requests, user_list
 from db.cancellation import Call
 from db.connection import Connection
 from db.pool import Database
+from db.requests import OperatorRequestKey
 from db.wall import ACROSS_USERS
-from memory_service import admin_page_token, admin_replies
-from memory_service.fields import FieldReader
+from memory_service import admin_page_token, admin_replies, mutations
 from memory_service.limits import Limits
+from memory_service.messages.fields import FieldReader
+from memory_service.messages.violations import Violations
+from memory_service.mutations import Reply
 from memory_service.v1 import admin_pb2 as pb
-from memory_service.violations import Violations
 
 log = structlog.get_logger(__name__)
 
@@ -50,21 +52,50 @@ class UserAdministration:
         user_id = fields.user_id(request.user_id)
         if not request.dry_run and request.confirm_user_id != request.user_id:
             fields.violations.add("confirm_user_id", "is not the same as user_id; erasing cannot be undone")
+        now = self.clock()
+        key = mutations.read_operator_key(fields, request, now=now)
         fields.violations.raise_if_any()
         if request.dry_run:
             counted = self.database.read(call, lambda conn: erase.count(conn, user_id), user_id=user_id)
             return pb.EraseUserResponse(contents=admin_replies.contents(counted))
-        erased = erase.erase(self.database, call, user_id, now=self.clock())
-        log.info("user_erased", memories=erased.memories, conversations=erased.conversations)
-        return pb.EraseUserResponse(contents=admin_replies.contents(erased), verified=True)
 
-    def purge(self, call: Call) -> pb.PurgeExpiredResponse:
+        def prepare() -> Callable[[Connection], pb.EraseUserResponse]:
+            swept = erase.sweep(self.database, call, user_id)
+
+            def finish(conn: Connection) -> pb.EraseUserResponse:
+                erased = swept + erase.finish(conn, user_id, now)
+                log.info("user_erased", memories=erased.memories, conversations=erased.conversations)
+                return pb.EraseUserResponse(contents=admin_replies.contents(erased), verified=True)
+
+            return finish
+
+        return self._run(call, key, prepare, reply=pb.EraseUserResponse, now=now)
+
+    def purge(self, request: pb.PurgeExpiredRequest, call: Call) -> pb.PurgeExpiredResponse:
         """Erases what has expired."""
-        now = self.clock()
-        return pb.PurgeExpiredResponse(
-            memory_count=self._in_batches(call, lambda conn: delete.purge(conn, now=now, limit=BATCH)),
-            request_id_count=self._in_batches(call, lambda conn: requests.purge(conn, now=now, limit=BATCH)),
-        )
+        now, fields = self.clock(), self._fields()
+        key = mutations.read_operator_key(fields, request, now=now)
+        fields.violations.raise_if_any()
+
+        def prepare() -> Callable[[Connection], pb.PurgeExpiredResponse]:
+            reply = pb.PurgeExpiredResponse(
+                memory_count=self._in_batches(call, lambda conn: delete.purge(conn, now=now, limit=BATCH)),
+                request_id_count=self._in_batches(call, lambda conn: requests.purge(conn, now=now, limit=BATCH)),
+            )
+            return lambda _: reply
+
+        return self._run(call, key, prepare, reply=pb.PurgeExpiredResponse, now=now)
+
+    def _run(
+        self,
+        call: Call,
+        key: OperatorRequestKey | None,
+        prepare: Callable[[], Callable[[Connection], Reply]],
+        *,
+        reply: type[Reply],
+        now: datetime,
+    ) -> Reply:
+        return mutations.run(self.database, call, key, user_id=ACROSS_USERS, prepare=prepare, reply=reply, now=now)
 
     def _in_batches(self, call: Call, erase_batch: Callable[[Connection], int]) -> int:
         total = 0
@@ -91,10 +122,19 @@ class UserAdministration:
         """Erases every user and all cached embeddings."""
         if not self.development:
             raise DevelopmentOnly
-        fields = self._fields()
+        now, fields = self.clock(), self._fields()
         if not request.confirm:
             fields.violations.add("confirm", "has to be true; clearing the database cannot be undone")
+        key = mutations.read_operator_key(fields, request, now=now)
         fields.violations.raise_if_any()
+
+        def prepare() -> Callable[[Connection], pb.ClearDatabaseResponse]:
+            reply = self._clear(call)
+            return lambda _: reply
+
+        return self._run(call, key, prepare, reply=pb.ClearDatabaseResponse, now=now)
+
+    def _clear(self, call: Call) -> pb.ClearDatabaseResponse:
         reply = pb.ClearDatabaseResponse()
         while users := self.database.read(
             call, lambda conn: user_list.read_ids(conn, limit=BATCH), user_id=ACROSS_USERS

@@ -14,16 +14,17 @@ from db.memory import Metadata, View
 from db.pool import Database
 from db.update import UNCHANGED, Changes, Unchanged
 from db.usage import Usage
-from memory_service import drafts, duplicates_request, mutations, replies, requests, storing
+from memory_service import completing, mutations, request_texts, storing
 from memory_service.access.quotas import NO_QUOTAS, Quotas, Room
-from memory_service.drafts import Draft, TextToEmbed
-from memory_service.fields import FieldReader
 from memory_service.limits import Limits
-from memory_service.metadata import encoded_size
-from memory_service.requests import UpdateDraft
+from memory_service.messages import drafts, duplicates_request, replies, requests
+from memory_service.messages.drafts import Draft
+from memory_service.messages.fields import FieldReader, TextToEmbed
+from memory_service.messages.metadata import encoded_size
+from memory_service.messages.requests import UpdateDraft
+from memory_service.messages.violations import InvalidArgument, Violation, Violations
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import InvalidArgument, Violation, Violations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class Writing:
     wake_queue: Callable[[], object] = lambda: None
     """Called once memories that wait for their embedding are stored."""
     quotas: Quotas = NO_QUOTAS
+    charge: Callable[[str], object] = lambda _text: None
+    """Called with a stored text before it is embedded anew; raises LimitExceeded when that is too much."""
 
     def _fields(self) -> FieldReader:
         return FieldReader(self.limits, self.dimensions, self.embeddings is not None, Violations())
@@ -59,7 +62,7 @@ class Writing:
 
         def prepare() -> Callable[[Connection], pb.InsertVectorResponse]:
             room = self._room(user_id, [draft], call, policy)
-            [memory] = drafts.complete([draft], self.embeddings, call, now=now, embed_async=embed_async)
+            [memory] = completing.complete([draft], self.embeddings, call, now=now, embed_async=embed_async)
 
             def store(conn: Connection) -> pb.InsertVectorResponse:
                 with room.enforced(conn, now=now):
@@ -92,7 +95,7 @@ class Writing:
 
         def prepare() -> Callable[[Connection], pb.BatchInsertVectorsResponse]:
             room = self._room(user_id, batch, call, policy)
-            memories = drafts.complete(batch, self.embeddings, call, now=now, embed_async=embed_async)
+            memories = completing.complete(batch, self.embeddings, call, now=now, embed_async=embed_async)
 
             def store(conn: Connection) -> pb.BatchInsertVectorsResponse:
                 with room.enforced(conn, now=now):
@@ -151,17 +154,18 @@ class Writing:
         """Embeds the content there will be, or leaves content and embedding alone where it stays the same."""
         new_content = draft.changes.content
         if new_content == stored_content and not draft.embed_anew:
-            return replace(draft.changes, content=UNCHANGED)
+            return replace(draft.changes, content=UNCHANGED, expected_content=stored_content)
         if isinstance(new_content, Unchanged):
-            source, embedded_content = TextToEmbed(text=stored_content, path="memory.embedding"), stored_content
+            self.charge(stored_content)
+            source, expected_content = TextToEmbed(text=stored_content, path="memory.embedding"), stored_content
         else:
-            source, embedded_content = TextToEmbed(text=new_content, path="memory.content"), None
-        [embedding] = drafts.embed([source], self.embeddings, call)
+            source, expected_content = TextToEmbed(text=new_content, path="memory.content"), None
+        [embedding] = request_texts.embed([source], self.embeddings, call)
         return replace(
             draft.changes,
             embedding=embedding,
-            embedding_model=drafts.model_of(self.embeddings),
-            embedded_content=embedded_content,
+            embedding_model=completing.model_of(self.embeddings),
+            expected_content=expected_content,
         )
 
     def _check_merged(self, metadata: Metadata) -> None:

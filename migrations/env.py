@@ -13,6 +13,7 @@ from alembic import context
 from alembic.runtime.migration import MigrationContext, MigrationInfo
 from sqlalchemy import Connection
 
+from db.connecting import require_session
 from db.errors import Conflict
 from db.migrate import require_upgradable
 from db.schema import read_facts
@@ -48,6 +49,7 @@ def run_offline() -> None:
 def run_online() -> None:
     """Applies the pending migrations."""
     connection: Connection = options["connection"]
+    require_session(psycopg_connection(connection))
     wait_for_lock(connection)
     connection.exec_driver_sql(SESSION)
     require_upgradable(read_facts(psycopg_connection(connection)), options["space"])

@@ -25,7 +25,7 @@ from db.search_tuning import TuningState
 from memory_service.config import Settings, variables
 from memory_service.limits import KIB, MIB, limits_of
 from memory_service.metrics import Metrics
-from memory_service.state_metrics import StateMetrics
+from memory_service.metrics.state import StateMetrics
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

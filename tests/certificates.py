@@ -41,8 +41,8 @@ class Authority:
         )
         self.certificate = signed.public_bytes(serialization.Encoding.PEM)
 
-    def sign(self, name: str, *, ends_in: timedelta = 90 * DAY, password: bytes | None = None) -> Pair:
-        """Returns a certificate for localhost and 127.0.0.1 with this common name, and its key."""
+    def sign(self, name: str | None, *, ends_in: timedelta = 90 * DAY, password: bytes | None = None) -> Pair:
+        """Returns a certificate for localhost and 127.0.0.1 with this common name or none, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
         builder = _builder(_name(name), self._name, key.public_key(), ends_in=ends_in)
@@ -71,5 +71,5 @@ def _builder(
     )
 
 
-def _name(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+def _name(name: str | None) -> x509.Name:
+    return x509.Name([] if name is None else [x509.NameAttribute(NameOID.COMMON_NAME, name)])

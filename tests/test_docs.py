@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import ParseDict
 
+from examples.client import RETRY
 from memory_service.config import CLIENT_VARIABLES, Settings, variables
 from memory_service.v1 import memory_pb2 as pb
 from scripts.generate_docs import README, ROOT, TABLES, fill
@@ -76,14 +78,19 @@ def test_make_targets_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(document: Path) -> None:
-    text = FENCED.sub("", document.read_text(encoding="utf-8"))
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-    for target in LINK.findall(text):
-        if target.startswith("#"):
-            assert target[1:] in anchors
-        elif "://" not in target:
-            assert (document.parent / target).exists(), target
+    for target in LINK.findall(FENCED.sub("", document.read_text(encoding="utf-8"))):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        linked = document.parent / name if name else document
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors_of(linked), target
+
+
+def anchors_of(document: Path) -> set[str]:
+    """Returns what links can lead to within a document."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", document.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", [README, ROOT / "CONTRIBUTING.md"], ids=name_of)
@@ -130,12 +137,23 @@ def test_python_blocks_compile() -> None:
         ast.parse(block)
 
 
-def test_calls_in_the_readme_fit_the_contract() -> None:
-    calls = CALL.findall(README.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", ["README.md", "docs/clients.md", "docs/security.md"])
+def test_calls_in_the_documents_fit_the_contract(name: str) -> None:
+    calls = CALL.findall((ROOT / name).read_text(encoding="utf-8"))
     assert calls
     for data, rpc in calls:
-        message = ParseDict(json.loads(data), getattr(pb, RPCS[rpc].input_type.name)())
+        fields = json.loads(data)
+        if isinstance(mask := fields.get("update_mask"), dict):  # as grpcurl reads it, and nobody else
+            fields["update_mask"] = FieldMask(paths=mask["paths"]).ToJsonString()
+        message = ParseDict(fields, getattr(pb, RPCS[rpc].input_type.name)())
         assert message.user_id, rpc
+
+
+def test_retries_are_the_same_in_every_language() -> None:
+    text = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    [in_json] = (block for language, block in FENCED.findall(text) if language == "json")
+    [in_go] = re.findall(r"const retry = `(.*?)`", text, re.DOTALL)
+    assert json.loads(in_json) == json.loads(in_go) == RETRY
 
 
 def test_example_memories_fit_the_contract() -> None:

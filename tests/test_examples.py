@@ -13,10 +13,13 @@ import pytest
 
 from examples.temporary_service import temporary_service
 from scripts.generate_docs import README, ROOT
+from tests.command_line_clients import program_of_grpcurl
 
 pytestmark = pytest.mark.slow
 
+CLIENTS = ROOT / "docs" / "clients.md"
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+INVALID_ARGUMENT_OF_GRPCURL = 64 + 3
 TIMEOUT_S = 100
 
 
@@ -40,8 +43,10 @@ def client(address: str, *arguments: str) -> str:
     return run(sys.executable, "examples/client.py", "--address", address, *arguments)
 
 
-def blocks_of_readme(language: str) -> list[str]:
-    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+def blocks_of(document: Path, language: str) -> list[str]:
+    return re.findall(
+        rf"^ *```{language}\n(.*?)^ *```$", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
 
 
 @pytest.mark.long
@@ -103,7 +108,7 @@ def test_client_explains_errors(address: str) -> None:
 
 
 def test_python_of_the_readme_runs(address: str) -> None:
-    [block] = blocks_of_readme("python")
+    [block] = blocks_of(README, "python")
     assert DEFAULT_ADDRESS in block
     stored, *found = run(sys.executable, "-c", block.replace(DEFAULT_ADDRESS, address)).splitlines()
     assert stored.endswith("wordllama-l2-supercat-256")
@@ -111,7 +116,7 @@ def test_python_of_the_readme_runs(address: str) -> None:
 
 
 def test_buf_commands_of_the_readme_run(address: str) -> None:
-    commands = [block for block in blocks_of_readme("sh") if block.startswith(".venv/bin/buf curl")]
+    commands = [block for block in blocks_of(README, "sh") if block.startswith(".venv/bin/buf curl")]
     assert len(commands) == 3
     outputs = []
     for command in commands:
@@ -122,3 +127,30 @@ def test_buf_commands_of_the_readme_run(address: str) -> None:
     assert '"content": "Ada plays the cello on Thursdays"' in stored
     assert '"score"' in found
     assert '"memories"' in listed
+
+
+def test_python_of_the_page_on_clients_runs(address: str) -> None:
+    [block] = blocks_of(CLIENTS, "python")
+    assert DEFAULT_ADDRESS in block
+    printed = run(sys.executable, "-c", block.replace(DEFAULT_ADDRESS, address))
+    assert printed.split() == ["500", "1000", "1200"]
+
+
+def test_grpcurl_commands_run(address: str) -> None:
+    program_of_grpcurl()
+    blocks = [block for document in (README, CLIENTS) for block in blocks_of(document, "sh")]
+    scripts = [block for block in blocks if "grpcurl -plaintext" in block]
+    assert len(scripts) == 8
+    outputs = []
+    for script in scripts:
+        command = ["bash", "-e", "-c", script.replace(DEFAULT_ADDRESS, address)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        mistaken = '"importance": 99' in script
+        assert done.returncode == (INVALID_ARGUMENT_OF_GRPCURL if mistaken else 0), script + done.stderr
+        outputs.append(done.stdout + done.stderr)
+    printed = "".join(outputs)
+    assert '"status": "SERVING"' in printed
+    assert '"content": "Ada is allergic to penicillin"' in printed
+    assert '"summary": "penicillin allergy"' in printed
+    assert '"acknowledgedCount": "2"' in printed
+    assert '"field": "memory.importance"' in printed

@@ -1,4 +1,4 @@
-"""Proves the direction of imports: memory_service knows db, db does not know memory_service."""
+"""Proves the direction of imports: memory_service knows db, db does not know memory_service, and so for the rest."""
 
 import ast
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+EXPERIMENTS = {"benchmarks", "evaluation", "faults"}
 STORAGE = sorted([*(ROOT / "db").rglob("*.py"), *(ROOT / "migrations").rglob("*.py")])
 
 
@@ -27,3 +28,16 @@ def test_the_walk_sees_imports_of_every_form() -> None:
 def test_storage_does_not_import_the_service(path: Path) -> None:
     assert "memory_service" not in set(imported_packages(path.read_text()))
     assert "grpc" not in set(imported_packages(path.read_text()))
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_experiments_share_only_the_harness(name: str) -> None:
+    others = EXPERIMENTS - {name}
+    for path in (*(ROOT / name).rglob("*.py"), *(ROOT / "harness").rglob("*.py")):
+        assert not others & set(imported_packages(path.read_text())), path
+
+
+@pytest.mark.parametrize("name", ["memory_service", "db"])
+def test_the_product_knows_no_experiments(name: str) -> None:
+    for path in (ROOT / name).rglob("*.py"):
+        assert not (EXPERIMENTS | {"harness", "tests"}) & set(imported_packages(path.read_text())), path

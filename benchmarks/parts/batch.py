@@ -1,10 +1,12 @@
 """Twenty searches of one user in one BatchSearchSimilar, against as many single calls one after the other."""
 
-from benchmarks.client import open_stub, search_request
-from benchmarks.part import Bench, Figures, PartResult, Questions
-from benchmarks.service_process import ServiceProcess
+from benchmarks.client import search_request
+from benchmarks.part import Bench, Questions
 from benchmarks.stopwatch import Times, timed
-from benchmarks.targets import at_most
+from harness.channel import open_stub
+from harness.outcome import Figures, PartResult
+from harness.service_process import ServiceProcess
+from harness.targets import at_most
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 

@@ -7,13 +7,14 @@ from uuid import uuid4
 import numpy as np
 
 from benchmarks import loading
-from benchmarks.client import open_stub
 from benchmarks.collection import Collection, id_of
 from benchmarks.comparison import spread
-from benchmarks.part import Bench, PartResult
+from benchmarks.part import Bench
 from benchmarks.progress import say
-from benchmarks.service_process import ServiceProcess
-from benchmarks.targets import at_least
+from harness.channel import open_stub
+from harness.outcome import PartResult
+from harness.service_process import ServiceProcess
+from harness.targets import at_least
 from memory_service.v1 import memory_pb2 as pb
 
 SEED = 50

@@ -5,12 +5,13 @@ from benchmarks.callers import Callers, Job
 from benchmarks.client import ServiceSource
 from benchmarks.comparison import alternate
 from benchmarks.floor import FloorSource
-from benchmarks.part import Bench, Figures, PartResult, Questions
+from benchmarks.part import Bench, Questions
 from benchmarks.question import Knobs, Restriction
 from benchmarks.recall_truth import Asked, ask_all
-from benchmarks.service_process import ServiceProcess
 from benchmarks.tables import user_of_size
-from benchmarks.targets import Target, at_least, at_most
+from harness.outcome import Figures, PartResult
+from harness.service_process import ServiceProcess
+from harness.targets import Target, at_least, at_most
 
 SEED = 3
 EF_SEARCH = (10, 20, 40, 80, 100, 200, 400, 800)

@@ -4,12 +4,13 @@ from benchmarks.callers import Callers, Job
 from benchmarks.client import ServiceSource
 from benchmarks.comparison import alternate
 from benchmarks.floor import FloorSource
-from benchmarks.part import Bench, Figures, PartResult, Questions
+from benchmarks.part import Bench, Questions
 from benchmarks.question import Knobs
 from benchmarks.recall_truth import ask_all
-from benchmarks.service_process import ServiceProcess
 from benchmarks.tables import Table
-from benchmarks.targets import Target, at_least
+from harness.outcome import Figures, PartResult
+from harness.service_process import ServiceProcess
+from harness.targets import Target, at_least
 
 SEED = 2
 CANDIDATES = (10, 20, 50, 100, 200, 400, 800)

@@ -11,13 +11,15 @@ import grpc
 import numpy as np
 
 from benchmarks import loading
-from benchmarks.client import insert_request, open_stub, search_request
+from benchmarks.client import insert_request, search_request
 from benchmarks.collection import Collection, User, id_of
-from benchmarks.part import Bench, PartResult
+from benchmarks.part import Bench
 from benchmarks.progress import Progress
 from benchmarks.question import Question
-from benchmarks.service_process import ServiceProcess
-from benchmarks.targets import at_most
+from harness.channel import open_stub
+from harness.outcome import PartResult
+from harness.service_process import ServiceProcess
+from harness.targets import at_most
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 

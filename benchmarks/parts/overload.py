@@ -12,13 +12,15 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks import loading
-from benchmarks.client import open_channel, search_request, to_vector
+from benchmarks.client import search_request, to_vector
 from benchmarks.collection import Collection
 from benchmarks.load import WARM_UP_S, Call, Load, LoadGenerators, Replies
-from benchmarks.part import CALLER_PROCESSES, Bench, Figures, PartResult
+from benchmarks.part import CALLER_PROCESSES, Bench
 from benchmarks.question import CONTENT, Question
-from benchmarks.service_process import ServiceProcess
-from benchmarks.targets import at_least, at_most
+from harness.channel import open_channel
+from harness.outcome import Figures, PartResult
+from harness.service_process import ServiceProcess
+from harness.targets import at_least, at_most
 from memory_service.v1 import memory_pb2 as pb
 
 SEED = 80

@@ -4,10 +4,11 @@ from benchmarks.callers import Callers, Job
 from benchmarks.client import ServiceSource
 from benchmarks.comparison import alternate
 from benchmarks.floor import FloorSource
-from benchmarks.part import CALLER_PROCESSES, CALLERS, Bench, PartResult, Questions
+from benchmarks.part import CALLER_PROCESSES, CALLERS, Bench, Questions
 from benchmarks.recall_truth import ask_all
-from benchmarks.service_process import ServiceProcess
-from benchmarks.targets import at_least, at_most
+from harness.outcome import PartResult
+from harness.service_process import ServiceProcess
+from harness.targets import at_least, at_most
 
 SEED = 1
 QUESTIONS_A_ROUND = 2_000

@@ -1,14 +1,16 @@
 """The cost of a search and of a single insert against the size of the table, for users who stay as they are."""
 
 from benchmarks.callers import Callers, Job
-from benchmarks.client import ServiceSource, insert_request, open_stub
+from benchmarks.client import ServiceSource, insert_request
 from benchmarks.comparison import alternate
 from benchmarks.floor import FloorInserter, FloorSource
 from benchmarks.growing_table import NAME, GrowingTable
-from benchmarks.part import SMALL_USER, Bench, Figures, PartResult
-from benchmarks.service_process import ServiceProcess
+from benchmarks.part import SMALL_USER, Bench
 from benchmarks.stopwatch import timed
-from benchmarks.targets import Target, at_most
+from harness.channel import open_stub
+from harness.outcome import Figures, PartResult
+from harness.service_process import ServiceProcess
+from harness.targets import Target, at_most
 
 ROUNDS = 3
 QUESTIONS_A_ROUND = 500

@@ -5,10 +5,11 @@ from benchmarks.callers import Callers, Job
 from benchmarks.client import ServiceSource
 from benchmarks.comparison import alternate
 from benchmarks.floor import FloorSource
-from benchmarks.part import Bench, Figures, PartResult, Questions
+from benchmarks.part import Bench, Questions
 from benchmarks.recall_truth import ask_all
-from benchmarks.service_process import ServiceProcess
 from benchmarks.tables import Table, user_of_size
+from harness.outcome import Figures, PartResult
+from harness.service_process import ServiceProcess
 
 SEED = 4
 ROUNDS = 2

@@ -3,8 +3,9 @@
 from benchmarks.callers import Callers, Job
 from benchmarks.client import ServiceSource
 from benchmarks.comparison import alternate
-from benchmarks.part import CALLER_PROCESSES, CALLERS, Bench, PartResult, Questions
-from benchmarks.service_process import ServiceProcess
+from benchmarks.part import CALLER_PROCESSES, CALLERS, Bench, Questions
+from harness.outcome import PartResult
+from harness.service_process import ServiceProcess
 
 SEED = 7
 QUESTIONS_A_ROUND = 2_000

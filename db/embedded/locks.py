@@ -5,6 +5,7 @@ flock belongs to the open file, not to the process: two users of one directory i
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +81,13 @@ def _open(path: Path, account: Account) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except PermissionError:
+        folder = path.parent.stat()
+        if folder.st_uid == os.geteuid():
+            mode = stat.S_IMODE(folder.st_mode)
+            raise EmbeddedPostgresError(
+                f"{path.parent} or {path.name} in it may not be written, the folder's mode is {mode:04o}; "
+                "set MEMORY_DATA_DIR to another folder, or chmod u+rwx this one"
+            ) from None
         raise EmbeddedPostgresError(
             f"{path.parent} belongs to another user of this machine; "
             "set MEMORY_DATA_DIR to a folder of your own, or run as that user"

@@ -101,7 +101,7 @@ def _is_of(pid: int, cluster: Path) -> bool:
             _collect(pid)
             return False
         return _belongs(process, cluster)
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, FileNotFoundError):  # one that is ending has let go of its folder
         return False
 
 

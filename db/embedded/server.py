@@ -73,7 +73,10 @@ class EmbeddedPostgres:
             # Others may pass through (PostgreSQL's account, when we are root) but not list; all in it is private.
             data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         except OSError as error:
-            raise EmbeddedPostgresError(f"cannot make the data directory {data_dir}: {error.strerror}") from None
+            reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+            raise EmbeddedPostgresError(
+                f"cannot make the data directory {data_dir}: {reason}; set MEMORY_DATA_DIR to another folder"
+            ) from None
         server = cls(installation, data_dir.resolve(), settings or {})
         with server._exclusive():
             server._use = SharedUse(server._data_dir / "lock", server._account)

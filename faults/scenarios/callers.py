@@ -1,5 +1,6 @@
 """Callers who cancel, and callers who are slow on purpose."""
 
+import itertools
 import random
 import socket
 import struct
@@ -27,8 +28,10 @@ from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 
 CANCELLED_CALLS = 20_000
 CANCELLING_THREADS = 8
-# A call takes a millisecond or two: some are cancelled under way to the server, some in the database, some too late.
-LONGEST_PATIENCE_S = 0.004
+# Among so many others a call takes some milliseconds: some are cancelled under way to the server, some in the database,
+# some too late.
+LONGEST_PATIENCE_S = 0.02
+BATCH = 5
 
 VECTOR = pb.Vector(f32_le=struct.pack(f"<{DIMENSIONS}f", *range(1, DIMENSIONS + 1)))
 
@@ -39,22 +42,21 @@ SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
 def cancelled(load: Load) -> Figures:
     """Callers cancel 20,000 calls of all kinds, at any moment."""
-    with own_instance() as instance:
-        return cancelled_on(instance.url, load, CANCELLED_CALLS)
-
-
-def cancelled_on(database_url: str, load: Load, calls: int) -> Figures:
-    """Cancels calls of a service on a database."""
     user_id = f"cancelled-{uuid.uuid4().hex[:8]}"
-    with Service(database_url) as service, Trial(service, load) as trial:
+    with own_instance() as instance, Service(instance.url) as service, Trial(service, load) as trial:
         with trial.cause():
-            ended = _cancel(service.address, user_id, calls)
-        figures = trial.findings(database_url)
-    return figures | {"calls": dict(ended), "broken_promises": _stored_twice(database_url, user_id)}
+            ended = _cancel(service.address, user_id)
+        figures = trial.findings(instance.url)
+        stored = _stored(instance.url, user_id)
+    return figures | {
+        "calls": dict(ended),
+        "stored": stored.total(),
+        "broken_promises": list(_broken(stored)),
+    }
 
 
-def _cancel(address: str, user_id: str, calls: int) -> Counter[str]:
-    """Makes calls and cancels them; returns how they ended."""
+def _cancel(address: str, user_id: str) -> Counter[str]:
+    """Makes calls and cancels them, until enough of them have ended so; returns how they ended."""
     chance = random.Random(7)  # noqa: S311 - no secret
     ended: Counter[str] = Counter()
     with ExitStack() as channels, ThreadPoolExecutor(CANCELLING_THREADS) as threads:
@@ -71,18 +73,21 @@ def _cancel(address: str, user_id: str, calls: int) -> Counter[str]:
                 call.result()
             return str(call.code().name)
 
-        ended.update(threads.map(call_and_cancel, range(calls)))
+        numbers = itertools.count()
+        while (missing := CANCELLED_CALLS - ended[grpc.StatusCode.CANCELLED.name]) > 0:
+            ended.update(threads.map(call_and_cancel, itertools.islice(numbers, missing)))
     return ended
 
 
 def _request(user_id: str, number: int) -> Any:
-    memory = pb.NewMemory(content=f"{user_id} {number}", embedding=VECTOR)
+    memory = pb.NewMemory(content=f"one {number}", embedding=VECTOR)
     request_id = str(uuid.uuid4())
     match number % 5:
         case 0:
             return pb.InsertVectorRequest(user_id=user_id, memory=memory, request_id=request_id)
         case 1:
-            return pb.BatchInsertVectorsRequest(user_id=user_id, memories=[memory], request_id=request_id)
+            memories = [pb.NewMemory(content=f"several {number}", embedding=VECTOR)] * BATCH
+            return pb.BatchInsertVectorsRequest(user_id=user_id, memories=memories, request_id=request_id)
         case 2:
             return pb.SearchSimilarRequest(user_id=user_id, embedding=VECTOR)
         case 3:
@@ -91,12 +96,22 @@ def _request(user_id: str, number: int) -> Any:
             return pb.GetStatsRequest(user_id=user_id)
 
 
-def _stored_twice(database_url: str, user_id: str) -> list[str]:
+def _stored(database_url: str, user_id: str) -> Counter[str]:
+    """Returns how often each content is stored."""
     with psycopg.connect(database_url) as connection:
-        rows = connection.execute(
-            "SELECT content FROM memory_entries WHERE user_id = %s GROUP BY content HAVING count(*) > 1", [user_id]
-        ).fetchall()
-    return [f"{content} is stored more than once" for (content,) in rows]
+        return Counter(
+            content
+            for (content,) in connection.execute("SELECT content FROM memory_entries WHERE user_id = %s", [user_id])
+        )
+
+
+def _broken(stored: Counter[str]) -> Iterator[str]:
+    for content, count in stored.items():
+        whole = BATCH if content.startswith("several") else 1
+        if count != whole:
+            yield f"{content!r} is stored {count} times, whole are {whole}"
+    if not stored:
+        yield "no call got as far as the database"
 
 
 SLOW_S = 12.0
@@ -107,16 +122,10 @@ SILENT = {"SearchSimilar": 60, "ImportVectors": 8}
 
 def slow(load: Load) -> Figures:
     """Callers open connections and calls, and then send next to nothing."""
-    with own_instance() as instance:
-        return slow_on(instance.url, load, seconds=SLOW_S)
-
-
-def slow_on(database_url: str, load: Load, *, seconds: float, **settings: str) -> Figures:
-    """Holds up a service on a database for some seconds."""
-    with Service(database_url, **settings) as service, Trial(service, load) as trial:
+    with own_instance() as instance, Service(instance.url) as service, Trial(service, load) as trial:
         with trial.cause(), _dripping(service.address, DRIPPING), silent_calls(service.address, SILENT):
-            time.sleep(seconds)
-        figures = trial.findings(database_url)
+            time.sleep(SLOW_S)
+        figures = trial.findings(instance.url)
     return figures | {"connections": DRIPPING, "calls_without_request": SILENT}
 
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from signal import Signals
 
 import psycopg
@@ -21,24 +20,26 @@ PAUSE_S = 20.0
 SHORT_S = 8.0
 FEW_CONNECTIONS = 40
 
-Harm = Callable[[Path], None]
+REFUSAL = "UNAVAILABLE DATABASE_UNAVAILABLE"
+
+# The first, and one for each time that no postmaster was left.
+STARTS = 3
 
 
 def embedded_killed(load: Load) -> Figures:
     """The service's own PostgreSQL is killed: one backend, then the postmaster, then all processes together."""
-    with postgres.folder() as data_dir:
-        return killed_in(data_dir, load, [postgres.kill_client_backend, postgres.kill_main_process, postgres.kill])
-
-
-def killed_in(data_dir: Path, load: Load, harms: list[Harm]) -> Figures:
-    """Kills the PostgreSQL that a service keeps in `data_dir`, again and again."""
-    with Service(data_dir=data_dir) as service, Trial(service, load) as trial:
-        for harm in harms:
+    with (
+        postgres.folder() as data_dir,
+        Service(data_dir=data_dir) as service,
+        Trial(service, load, refusal=REFUSAL) as trial,
+    ):
+        for harm in (postgres.kill_client_backend, postgres.kill_main_process, postgres.kill):
             with trial.cause():
                 harm(data_dir)
         with EmbeddedPostgres.start(data_dir) as attached:
             figures = trial.findings(attached.url)
-        return figures | {"postgres_started": len(service.events("embedded_postgres_running"))}
+        started = len(service.events("embedded_postgres_running"))
+        return figures | {"broken_promises": [] if started == STARTS else [f"PostgreSQL was started {started} times"]}
 
 
 def restarted(load: Load, mode: Signals) -> Figures:
@@ -117,7 +118,11 @@ def _taken(url: str) -> Iterator[psycopg.Connection[object]]:
 def _harmed(load: Load, harm: Callable[[Instance, Service], list[str]], *, times: int = 1, **settings: str) -> Figures:
     """Does harm, which says what promise of its own was broken meanwhile."""
     broken: list[str] = []
-    with own_instance(**settings) as instance, Service(instance.url) as service, Trial(service, load) as trial:
+    with (
+        own_instance(**settings) as instance,
+        Service(instance.url) as service,
+        Trial(service, load, refusal=REFUSAL) as trial,
+    ):
         for _ in range(times):
             with trial.cause():
                 broken += harm(instance, service)

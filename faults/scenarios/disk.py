@@ -35,7 +35,7 @@ def tables_full(load: Load) -> Figures:
             connection.execute("CREATE DATABASE small TABLESPACE small")
         url = instance.postgres.database_url("small")
         migrate.upgrade(url, SPACE)
-        with Service(url) as service, Trial(service, load) as trial:
+        with Service(url) as service, Trial(service, load, refusal="RESOURCE_EXHAUSTED STORAGE_FULL") as trial:
             with trial.cause(), filled(disk):
                 time.sleep(FULL_S)
                 broken = service.refuses_reads()
@@ -62,7 +62,8 @@ def everything_full(load: Load) -> Figures:
 
 
 def _filled_up(data_dir: Path, disk: Path, attached: EmbeddedPostgres, load: Load) -> Figures:
-    with Service(data_dir=data_dir) as service, Trial(service, load) as trial:
+    refusal = "UNAVAILABLE DATABASE_UNAVAILABLE"
+    with Service(data_dir=data_dir) as service, Trial(service, load, refusal=refusal) as trial:
         with trial.cause(), filled(disk):
             ends_at = time.monotonic() + FULL_S
             while time.monotonic() < ends_at:

@@ -21,6 +21,11 @@ from faults.workload import Load
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 
+CUT_OFF = "UNAVAILABLE (gRPC)"
+"""What gRPC says of calls to a process that is not there."""
+# What imports end with that are to be sent again.
+RESUMABLE = "UNAVAILABLE DATABASE_UNAVAILABLE"
+
 WORKERS = 2
 STREAMS = 2
 WATCHES = 5
@@ -32,26 +37,27 @@ VECTOR = pb.Vector(floats=pb.FloatArray(values=[1.0] * DIMENSIONS))
 
 def worker_killed(load: Load) -> Figures:
     """Each of two worker processes is killed in turn; their supervisor replaces it."""
-    with own_instance() as instance:
-        return workers_killed_on(instance.url, load)
-
-
-def workers_killed_on(database_url: str, load: Load, *, count: int = WORKERS, **settings: str) -> Figures:
-    """Kills so many of the two workers of a service on a database, one after the other."""
-    with Service(database_url, workers=WORKERS, **settings) as service, Trial(service, load) as trial:
-        for number, worker in enumerate(service.workers()[:count], start=1):
+    with (
+        own_instance() as instance,
+        Service(instance.url, workers=WORKERS) as service,
+        Trial(service, load, refusal=CUT_OFF) as trial,
+    ):
+        for number, worker in enumerate(service.workers(), start=1):
             with trial.cause():
                 worker.kill()
             # Callers have the other worker meanwhile; the trial goes on once both are there again.
             service.wait_for("worker_ready", count=WORKERS + number, timeout_s=60)
-        return trial.findings(database_url)
+        return trial.findings(instance.url)
 
 
 def all_killed(load: Load) -> Figures:
     """The supervisor is killed, its workers end by themselves, and the service is started anew on its port."""
     with own_instance() as instance:
         listen = f"127.0.0.1:{free_port()}"
-        with Service(instance.url, listen=listen, workers=WORKERS) as first, Trial(first, load) as trial:
+        with (
+            Service(instance.url, listen=listen, workers=WORKERS) as first,
+            Trial(first, load, refusal=CUT_OFF) as trial,
+        ):
             first.kill()
             with Service(instance.url, listen=listen, workers=WORKERS) as second:
                 trial.service = second
@@ -65,7 +71,7 @@ def told_to_stop(load: Load) -> Figures:
     with own_instance() as instance, ThreadPoolExecutor(STREAMS + WATCHES) as threads:
         listen = f"127.0.0.1:{free_port()}"
         imports = [Import(listen) for _ in range(STREAMS)]
-        with Service(instance.url, listen=listen) as first, Trial(first, load) as trial:
+        with Service(instance.url, listen=listen) as first, Trial(first, load, refusal=CUT_OFF) as trial:
             importing = [threads.submit(each.run) for each in imports]
             watching = [threads.submit(_watch, listen) for _ in range(WATCHES)]
             for each in imports:
@@ -90,14 +96,18 @@ def told_to_stop(load: Load) -> Figures:
             "exit_status": status,
             "stopped_in_s": stopped_in_s,
             "chunks_acknowledged": sum(len(each.acknowledged) for each in imports),
-            "broken_promises": _broken(status, seen),
+            "broken_promises": list(_broken(status, seen, imports)),
         }
 
 
-def _broken(status: int, seen: list[list[int]]) -> list[str]:
-    untold = sum(health_pb2.HealthCheckResponse.NOT_SERVING not in statuses for statuses in seen)
-    found = [f"exit status {status}"] if status else []
-    return [*found, f"{untold} of {len(seen)} watchers were not told"] if untold else found
+def _broken(status: int, seen: list[list[int]], imports: list["Import"]) -> Iterator[str]:
+    if status:
+        yield f"exit status {status}"
+    if untold := sum(health_pb2.HealthCheckResponse.NOT_SERVING not in statuses for statuses in seen):
+        yield f"{untold} of {len(seen)} watchers were not told"
+    for each in imports:
+        if each.broken[:1] != [RESUMABLE]:
+            yield f"an import ended with {each.broken}, not with {RESUMABLE}"
 
 
 def free_port() -> int:

@@ -33,7 +33,11 @@ def provider_down(load: Load) -> Figures:
             # Every text goes to the provider.
             "embedding_cache_max_rows": 0,
         }
-        with Service(instance.url, **settings) as service, Trial(service, load, texts=True) as trial:
+        refusal = "UNAVAILABLE EMBEDDER_UNAVAILABLE"
+        with (
+            Service(instance.url, **settings) as service,
+            Trial(service, load, texts=True, refusal=refusal) as trial,
+        ):
             with trial.cause():
                 for trouble in (Status(503), Hang(), Reset()):
                     provider.fail(trouble, always=True)

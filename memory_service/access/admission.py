@@ -2,13 +2,14 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
 import structlog
 
-from memory_service.access import authorization
-from memory_service.access.errors import CredentialsInvalid
+from memory_service.access import authorization, late_charges
+from memory_service.access.errors import AccessError, CredentialsInvalid
 from memory_service.access.principal import ANONYMOUS, DEVELOPER, NOBODY, Principal
 
 # How long a stream goes on with the credentials it brought before they are looked at again.
@@ -28,6 +29,14 @@ class Limiter(Protocol):
 
     def spend(self, principal: Principal, request: Any) -> None:
         """Counts one request message, of which a stream has many, or raises LimitExceeded."""
+        ...
+
+    def spend_denied(self, principal: Principal) -> None:
+        """Counts a request that the caller may not make, or raises LimitExceeded."""
+        ...
+
+    def spend_tokens(self, principal: Principal, request: Any, tokens: int) -> None:
+        """Counts tokens that are embedded for a request beyond those it shows, or raises LimitExceeded."""
         ...
 
 
@@ -85,7 +94,15 @@ class AdmittedCall:
         """
         self._identified_at = time.monotonic()
         self.principal = self._admission.identify(self.context)
-        authorization.require_role(self.principal, self.method)
+        try:
+            authorization.require_role(self.principal, self.method)
+        except AccessError:
+            self._count_denied()
+            raise
+
+    def _count_denied(self) -> None:
+        if self._admission.limiter is not None:
+            self._admission.limiter.spend_denied(self.principal)
 
     def check(self, request: Any) -> Any:
         """Returns a request message that may be acted on; raises an AccessError for others."""
@@ -93,9 +110,14 @@ class AdmittedCall:
         # A stream may go on for hours after its key was revoked or its token has expired.
         if time.monotonic() - self._identified_at > IDENTIFY_EVERY_S:
             self.begin()
-        authorization.require_users(self.principal, request)
+        try:
+            authorization.require_users(self.principal, request)
+        except AccessError:
+            self._count_denied()
+            raise
         if self._admission.limiter is not None:
             self._admission.limiter.spend(self.principal, request)
+            late_charges.expect(partial(self._admission.limiter.spend_tokens, self.principal, request))
         if self._admission.audit is not None:
             self._admission.audit.admitted(self)
         return request

@@ -10,12 +10,15 @@ import hmac
 import re
 import secrets
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from db.api_keys import SecretDigest
 
 ID_BYTES = 8
 SECRET_BYTES = 32
 SALT_BYTES = 16
+# How long a secret stays valid beside the one that follows it, unless told otherwise.
+OVERLAP = timedelta(hours=24)
 
 _WRITTEN = re.compile(r"msk_([0-9a-f]{16})_([0-9a-f]{64})")
 

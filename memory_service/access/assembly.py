@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from db.pool import Database
 from memory_service.access.admission import Authenticator
-from memory_service.access.authenticator import CertificateAuthenticator, CredentialAuthenticator, PrincipalOf
+from memory_service.access.authenticator import (
+    CertificateAuthenticator,
+    CredentialAuthenticator,
+    KeyCheck,
+    PrincipalOf,
+)
+from memory_service.access.failed_attempts import create_failed_attempts
 from memory_service.access.key_authenticator import KeyAuthenticator
 from memory_service.access.key_directory import KeyDirectory
 from memory_service.access.principal import ANONYMOUS, DEVELOPER, Principal
@@ -37,10 +43,11 @@ def open_authenticator(
     return CredentialAuthenticator(
         keys=_open_keys(database, clock, closing) if settings.accepts_keys else None,
         tokens=_open_tokens(settings, closing) if settings.accepts_tokens else None,
+        failures=create_failed_attempts(settings),
     )
 
 
-def _open_keys(database: Database, clock: Callable[[], datetime], closing: ExitStack) -> PrincipalOf:
+def _open_keys(database: Database, clock: Callable[[], datetime], closing: ExitStack) -> KeyCheck:
     directory = KeyDirectory(database)
     directory.start()
     closing.callback(directory.close)

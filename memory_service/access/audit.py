@@ -6,6 +6,7 @@ to be written, but administrators do: their calls are written down before they d
 
 import random
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import cache
@@ -20,11 +21,17 @@ from db.audit import AuditEntry
 from memory_service.access import authorization
 from memory_service.access.admission import AdmittedCall
 from memory_service.access.principal import Role
+from memory_service.access.token_buckets import TokenBuckets
 
 AuditLevel = Literal["writes", "all"]
 """`all`: reads as well."""
 
 MAX_CHARACTERS = 255
+
+# Refusals cost little, and each a caller can cause as fast as it can ask: 470 bytes of the log a time. Of those in
+# excess of a minute's worth at once and one a second, no entry is made.
+REFUSALS = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED})
+REFUSALS_PER_S, REFUSALS_BURST_S = 1.0, 60.0
 _KEY_ID = re.compile(r"[0-9a-f]{16}")
 
 # The fields that name memories, and those whose messages do.
@@ -43,16 +50,30 @@ class Entries(Protocol):
         """Writes an entry before it returns; raises a DatabaseError where that fails."""
         ...
 
+    def leave_out(self) -> None:
+        """Takes note of an entry that is not made."""
+        ...
+
 
 class Audit:
     """Makes entries of the calls that are to be remembered.
 
     These are writes and administrators' calls, with `all` also reads, of callers who have been recognized; and whatever
     was refused for want of permission. Who is not recognized leaves no entry: the log of the server has the refusal.
+    Of refusals, each caller leaves so many entries and no more.
     """
 
-    def __init__(self, entries: Entries, *, level: AuditLevel, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        entries: Entries,
+        *,
+        level: AuditLevel,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begins with nothing; `clock` returns the time of entries, `monotonic` seconds."""
         self._entries = entries
+        self._refusals = TokenBuckets(rate_per_s=REFUSALS_PER_S, burst_s=REFUSALS_BURST_S, clock=monotonic)
         self._least = Role.READER if level == "all" else Role.WRITER
         self._clock = clock
 
@@ -71,6 +92,9 @@ class Audit:
         """Takes note of the end of a call."""
         was_denied = code is grpc.StatusCode.PERMISSION_DENIED
         if was_denied or (call.last_request is not None and _role(call.method) >= self._least):
+            if code in REFUSALS and self._refusals.take(call.principal.subject, 1) > 0:
+                self._entries.leave_out()
+                return
             self._entries.add(self._entry(call, reply=call.reply, code=code, reason=reason))
 
     def _entry(

@@ -13,7 +13,6 @@ SERVICE = "/memory_service.v1.MemoryService/"
 WRITES = frozenset(
     SERVICE + name for name in ("InsertVector", "BatchInsertVectors", "UpdateVector", "DeleteVector", "RestoreVector")
 )
-ADMINISTRATION = frozenset({SERVICE + "GetServerInfo"})
 
 
 class Bulkheads:
@@ -21,10 +20,10 @@ class Bulkheads:
 
     def __init__(self, settings: Settings) -> None:
         def threads(kind: str, count: int, setting: str) -> CallThreads:
-            return CallThreads(kind, threads=count, queue=count * settings.queue_per_thread, setting=setting)
+            return CallThreads(kind, threads=count, queue=settings.queue_calls, setting=setting)
 
         self._queue_timeout_s = settings.queue_timeout_s
-        self.reads = threads("read", settings.threads, "MEMORY_THREADS")
+        self.reads = threads("read", settings.threads_for_reads, "MEMORY_THREADS")
         self._writes = threads("write", settings.threads_for_writes, "MEMORY_WRITE_THREADS")
         self._administration = threads("admin", settings.admin_threads, "MEMORY_ADMIN_THREADS")
 
@@ -50,8 +49,8 @@ class Bulkheads:
         """Returns the threads for a method, /memory_service.v1.MemoryService/InsertVector and so on."""
         if method in WRITES:
             return self._writes
-        # Other services of this package are for administrators.
-        if method in ADMINISTRATION or not method.startswith(SERVICE):
+        # Other services of this package are for administrators, and nothing that others may call is among them.
+        if not method.startswith(SERVICE):
             return self._administration
         return self.reads
 

@@ -2,7 +2,6 @@
 
 import json
 import ssl
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from http.client import HTTPException, HTTPMessage
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from memory_service.access.http_time_limit import TimeLimit, TimeLimitedHandler
 from memory_service.settings.identity import is_loopback, is_safe_url
 
 FETCH_TIMEOUT_S = 5.0
@@ -35,11 +35,7 @@ class JwksSource:
     def __init__(self, *, issuer: str, jwks_url: str | None) -> None:
         self._issuer = issuer
         self._jwks_url = jwks_url
-        context = ssl.create_default_context()
-        https = urllib.request.HTTPSHandler(context=context)
-        self._opener = urllib.request.build_opener(_NoRedirects, https)
-        # What is on this machine is asked directly, whatever proxy the environment names.
-        self._direct_opener = urllib.request.build_opener(_NoRedirects, https, urllib.request.ProxyHandler({}))
+        self._tls = ssl.create_default_context()
 
     def fetch(self) -> list[Any]:
         """Returns the keys as they are published, within FETCH_TIMEOUT_S for each of up to two requests.
@@ -62,11 +58,8 @@ class JwksSource:
         return url
 
     def _get(self, url: str) -> Mapping[str, Any]:
-        direct = is_loopback(urlsplit(url).hostname or "")
-        opener = self._direct_opener if direct else self._opener
-        request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - see is_safe_url
         try:
-            document = json.loads(_read(opener, request))
+            document = json.loads(self._body(url))
         except urllib.error.HTTPError as error:
             with error:
                 raise FetchFailed(f"{url} answered {error.code}") from None
@@ -78,16 +71,22 @@ class JwksSource:
             raise FetchFailed(f"{url} answered something else than an object")
         return document
 
+    def _body(self, url: str) -> bytes:
+        request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - see is_safe_url
+        with TimeLimit(FETCH_TIMEOUT_S) as limit:
+            try:
+                with self._opener(url, limit).open(request, timeout=FETCH_TIMEOUT_S) as response:
+                    body = response.read(MAX_BYTES + 1)
+            finally:
+                if limit.over:  # whatever became of what was read
+                    raise FetchFailed(f"{url} takes longer than {FETCH_TIMEOUT_S:g} s")
+        if len(body) > MAX_BYTES:
+            raise FetchFailed(f"{url} answered more than {MAX_BYTES} bytes")
+        return bytes(body)
 
-def _read(opener: urllib.request.OpenerDirector, request: urllib.request.Request) -> bytes:
-    deadline_at = time.monotonic() + FETCH_TIMEOUT_S
-    body = bytearray()
-    with opener.open(request, timeout=FETCH_TIMEOUT_S) as response:
-        # The timeout of a socket starts anew with every byte.
-        while chunk := response.read1(65_536):
-            body += chunk
-            if len(body) > MAX_BYTES:
-                raise FetchFailed(f"{request.full_url} answered more than {MAX_BYTES} bytes")
-            if time.monotonic() > deadline_at:
-                raise FetchFailed(f"{request.full_url} takes longer than {FETCH_TIMEOUT_S:g} s")
-    return bytes(body)
+    def _opener(self, url: str, limit: TimeLimit) -> urllib.request.OpenerDirector:
+        handlers: list[urllib.request.BaseHandler] = [TimeLimitedHandler(limit, self._tls), _NoRedirects()]
+        # What is on this machine is asked directly, whatever proxy the environment names.
+        if is_loopback(urlsplit(url).hostname or ""):
+            handlers.append(urllib.request.ProxyHandler({}))
+        return urllib.request.build_opener(*handlers)

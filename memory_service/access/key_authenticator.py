@@ -8,6 +8,7 @@ from datetime import datetime
 from db.api_keys import ApiKey
 from memory_service.access import api_key
 from memory_service.access.api_key import WrittenKey
+from memory_service.access.authenticator import unsuspected
 from memory_service.access.errors import CredentialsInvalid
 from memory_service.access.expiring_map import ExpiringMap
 from memory_service.access.key_directory import KeyDirectory, KnownKey
@@ -26,8 +27,8 @@ class KeyAuthenticator:
         self._clock = clock
         self._refused: ExpiringMap[bytes, str] = ExpiringMap(MAX_REFUSED)
 
-    def principal_of(self, credential: str) -> Principal:
-        """Returns who calls with an API key.
+    def principal_of(self, credential: str, *, is_suspect: Callable[[], bool] = unsuspected) -> Principal:
+        """Returns who calls with an API key; `is_suspect` tells whether it comes from where many wrong ones do.
 
         Raises:
             CredentialsInvalid: When it is none, or not valid.
@@ -40,7 +41,7 @@ class KeyAuthenticator:
         known = self._directory.known(written.id)
         # One that does not match may be the new secret of a key that has just been rotated.
         if known is None or not _matches(written, known.key, now):
-            known = self._look_up(written, now)
+            known = self._look_up(written, now, is_suspect)
         if known.key.revoked_at is not None:
             raise _refused(written, "revoked")
         if known.key.expires_at is not None and known.key.expires_at <= now:
@@ -48,12 +49,12 @@ class KeyAuthenticator:
         self._directory.used(known.key, now=now)
         return known.principal
 
-    def _look_up(self, written: WrittenKey, now: datetime) -> KnownKey:
+    def _look_up(self, written: WrittenKey, now: datetime, is_suspect: Callable[[], bool]) -> KnownKey:
         fingerprint = hashlib.sha256(written.written().encode("ascii")).digest()
         refusal = self._refused.get(fingerprint, now=time.monotonic())
         if refusal is not None:
             raise _refused(written, refusal)
-        known = self._directory.read(written.id)
+        known = self._directory.read(written.id, suspect=is_suspect())
         if known is None:
             api_key.matches(written, api_key.NO_SECRET)
             refusal = "unknown"

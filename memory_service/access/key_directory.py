@@ -27,6 +27,9 @@ MAX_KEYS = 20_000
 # Of the connections in the pool; whoever sends keys that do not exist gets no more of it.
 CONCURRENT_READS = 2
 READ_TIMEOUT_S = 2.0
+# All suspects together have one connection of their own, so that nobody else waits behind them, and wait for it no
+# longer than a few queries of others take: they hold a thread meanwhile.
+SUSPECT_WAIT_S = 0.1
 # How exactly the last use of a key is stored.
 USE_RESOLUTION = timedelta(minutes=1)
 
@@ -55,6 +58,7 @@ class KeyDirectory:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._used: dict[str, datetime] = {}
         self._reads = threading.BoundedSemaphore(CONCURRENT_READS)
+        self._suspect_reads = threading.BoundedSemaphore(1)
         self._thread = PeriodicThread("api-keys", self.refresh, interval_s=REFRESH_S, final_run=True)
 
     def start(self) -> None:
@@ -74,19 +78,20 @@ class KeyDirectory:
         entry.used_at = now
         return entry.known
 
-    def read(self, key_id: str) -> KnownKey | None:
-        """Returns a key as it is in the database, None where there is none.
+    def read(self, key_id: str, *, suspect: bool = False) -> KnownKey | None:
+        """Returns a key as it is in the database, None where there is none; suspects share one connection.
 
         Raises:
             DatabaseError: When the database does not answer, or too many ask for keys that are not known.
         """
-        if not self._reads.acquire(timeout=READ_TIMEOUT_S):
+        reads, wait_s = (self._suspect_reads, SUSPECT_WAIT_S) if suspect else (self._reads, READ_TIMEOUT_S)
+        if not reads.acquire(timeout=wait_s):
             raise PoolExhausted("too many calls bring keys that have to be looked up")
         try:
             asked_at = time.monotonic()
             key = self._query([key_id]).get(key_id)
         finally:
-            self._reads.release()
+            reads.release()
         return None if key is None else self._remember(key, asked_at)
 
     def used(self, key: ApiKey, *, now: datetime) -> None:

@@ -1,5 +1,7 @@
 """Quotas: how many memories and bytes a user may have stored, soft-deleted ones included.
 
+What a user may store is what all may, or its own quota (db/user_quotas.py).
+
 No counter is kept in the database, which would be one hot row for all of a user's writers. A process counts a user's
 memories through an index and remembers the number for ten seconds, adding what it stores itself. Far from the quota,
 that is all. Near it, writers of the user take turns, and each counts within its transaction before and after: then
@@ -22,7 +24,7 @@ from db import duplicates, usage
 from db.cancellation import Call
 from db.connection import Connection
 from db.pool import Database
-from db.usage import Usage
+from db.usage import Account, Usage
 from memory_service.access.errors import QuotaExceeded
 from memory_service.config import Settings
 
@@ -77,40 +79,53 @@ NO_QUOTAS = NoQuotas()
 class _Known:
     """What this process knows of a user."""
 
-    usage: Usage
+    used: Usage
     """What there was when it was counted, and what this process has stored since."""
+    allowed: Usage
     counted_at: float
     storing: Usage
     """What it is storing. May be among what was counted: rather too much than too little."""
 
 
 class UserQuotas:
-    """The same quotas for every user."""
+    """The same quotas for every user, but for those who have quotas of their own."""
 
     def __init__(
         self,
         database: Database,
-        allowed: Usage,
+        of_all: Usage,
         *,
         dimensions: int,
+        own_exist: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepares to enforce what is allowed, 0 standing for any number; `clock` returns seconds."""
+        """Prepares to enforce what is allowed.
+
+        Args:
+            database: Where it is counted.
+            of_all: What users without a quota of their own may store, 0 standing for any number.
+            dimensions: Of embeddings.
+            own_exist: Returns whether any user may have a quota of its own.
+            clock: Returns seconds.
+        """
         self._database = database
-        self._allowed = allowed
+        self._of_all = of_all
         self._dimensions = dimensions
+        self._own_exist = own_exist
         self._clock = clock
         self._lock = threading.Lock()
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
     def expect(self, user_id: str, adding: Callable[[], Usage], call: Call, *, certain: bool) -> Room:
         """Takes a first look; see the protocol."""
+        if self._of_all == Usage() and not self._own_exist():
+            return NO_QUOTAS
         amount, known = adding(), self._known.get(user_id)
         if known is None or not self._is_far(known, amount):
             counted = self._database.read(call, lambda conn: self._count(conn, user_id), user_id=user_id)
             self._remember(user_id, counted)
             if certain:
-                self._require(counted, counted + amount)
+                _require(counted.allowed, counted.used, counted.used + amount)
         return _UserRoom(self, user_id, amount)
 
     @contextmanager
@@ -124,18 +139,18 @@ class UserQuotas:
             finally:
                 with self._lock:
                     known.storing -= adding
-                    known.usage += stored
+                    known.used += stored
             return
         with conn.transaction():
             duplicates.take_turns(conn, user_id, now=now)
             before = self._count(conn, user_id)
             yield
             after = self._count(conn, user_id)
-            self._require(before, after)
+            _require(after.allowed, before.used, after.used)
         self._remember(user_id, after)
 
-    def _count(self, conn: Connection, user_id: str) -> Usage:
-        return usage.count(conn, user_id, dimensions=self._dimensions)
+    def _count(self, conn: Connection, user_id: str) -> Account:
+        return usage.count(conn, user_id, of_all=self._of_all, dimensions=self._dimensions)
 
     def _let_in(self, user_id: str, adding: Usage) -> _Known | None:
         """Takes note of what is being stored where that is certain to stay far from the quota."""
@@ -149,30 +164,17 @@ class UserQuotas:
     def _is_far(self, known: _Known, adding: Usage) -> bool:
         if self._clock() - known.counted_at > REMEMBERED_S:
             return False
-        there_will_be = known.usage + known.storing + adding
+        there_will_be = known.used + known.storing + adding
         return not (
-            _too_many(there_will_be.memories, self._allowed.memories, margin=NEAR_MEMORIES)
-            or _too_many(there_will_be.bytes, self._allowed.bytes, margin=NEAR_BYTES)
+            _too_many(there_will_be.memories, known.allowed.memories, margin=NEAR_MEMORIES)
+            or _too_many(there_will_be.bytes, known.allowed.bytes, margin=NEAR_BYTES)
         )
 
-    def _require(self, before: Usage, after: Usage) -> None:
-        """Raises QuotaExceeded where there is more than allowed of something, and more of it than before."""
-        if _too_many(after.memories, self._allowed.memories) and after.memories > before.memories:
-            raise QuotaExceeded(
-                f"the user has {before.memories} memories, at most {self._allowed.memories} are allowed",
-                quota="MEMORY_QUOTA_MEMORIES",
-            )
-        if _too_many(after.bytes, self._allowed.bytes) and after.bytes > before.bytes:
-            raise QuotaExceeded(
-                f"the user's memories take {before.bytes} bytes, at most {self._allowed.bytes} are allowed",
-                quota="MEMORY_QUOTA_BYTES",
-            )
-
-    def _remember(self, user_id: str, counted: Usage) -> None:
+    def _remember(self, user_id: str, counted: Account) -> None:
         with self._lock:
             # The same object for as long as somebody stores: `storing` goes on.
-            known = self._known.setdefault(user_id, _Known(counted, 0.0, Usage()))
-            known.usage, known.counted_at = counted, self._clock()
+            known = self._known.setdefault(user_id, _Known(counted.used, counted.allowed, 0.0, Usage()))
+            known.used, known.allowed, known.counted_at = counted.used, counted.allowed, self._clock()
             self._known.move_to_end(user_id)
             if len(self._known) > MAX_USERS:
                 self._known.popitem(last=False)
@@ -183,10 +185,23 @@ def _too_many(used: int, allowed: int, *, margin: int = 0) -> bool:
     return allowed > 0 and used > allowed - margin
 
 
-def create_quotas(settings: Settings, database: Database, *, dimensions: int) -> Quotas:
-    """Returns the quotas that are set."""
-    allowed = Usage(memories=settings.quota_memories, bytes=settings.quota_bytes)
-    return NO_QUOTAS if allowed == Usage() else UserQuotas(database, allowed, dimensions=dimensions)
+def _require(allowed: Usage, before: Usage, after: Usage) -> None:
+    """Raises QuotaExceeded where there is more than allowed of something, and more of it than before."""
+    if _too_many(after.memories, allowed.memories) and after.memories > before.memories:
+        raise QuotaExceeded(
+            f"the user has {before.memories} memories, at most {allowed.memories} are allowed",
+            quota="MEMORY_QUOTA_MEMORIES",
+        )
+    if _too_many(after.bytes, allowed.bytes) and after.bytes > before.bytes:
+        raise QuotaExceeded(
+            f"the user's memories take {before.bytes} bytes, at most {allowed.bytes} are allowed",
+            quota="MEMORY_QUOTA_BYTES",
+        )
+
+
+def quota_of_all(settings: Settings) -> Usage:
+    """Returns what users without a quota of their own may store, 0 standing for any number."""
+    return Usage(memories=settings.quota_memories, bytes=settings.quota_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from memory_service.access.principal import Principal
 from memory_service.access.request_cost import tokens_of
 from memory_service.access.token_buckets import TokenBuckets
 from memory_service.config import Settings
+from memory_service.v1 import admin_pb2
 
 SECONDS_PER_MINUTE = 60.0
 
@@ -70,8 +71,21 @@ class RateLimiter:
         Raises:
             LimitExceeded: When one of them has used up what it may.
         """
+        tokens = tokens_of(request) if self._tokens_of_key is not None or self._tokens_of_user is not None else 0
+        self._take(self._charges(principal, request, requests=1, tokens=tokens))
+
+    def spend_tokens(self, principal: Principal, request: Any, tokens: int) -> None:
+        """Charges a request that was charged before for further tokens; raises likewise."""
+        self._take(self._charges(principal, request, requests=0, tokens=tokens))
+
+    def spend_denied(self, principal: Principal) -> None:
+        """Charges the caller's key for a request that it may not make, and no user; raises likewise."""
+        if self._requests_of_key is not None:
+            self._take([_Charge(self._requests_of_key, principal.subject, 1)])
+
+    def _take(self, charges: list[_Charge]) -> None:
         taken: list[_Charge] = []
-        for charge in self._charges(principal, request):
+        for charge in charges:
             wait_s = charge.limit.buckets.take(charge.name, charge.amount)
             if wait_s > 0:
                 for earlier in taken:
@@ -83,15 +97,16 @@ class RateLimiter:
                 )
             taken.append(charge)
 
-    def _charges(self, principal: Principal, request: Any) -> list[_Charge]:
+    def _charges(self, principal: Principal, request: Any, *, requests: int, tokens: int) -> list[_Charge]:
         charges = []
-        tokens = tokens_of(request) if self._tokens_of_key is not None or self._tokens_of_user is not None else 0
-        # The searches of a batch may repeat their user's id, or leave it empty.
-        users = set(users_of(request)) - {""} if self._limits_users else ()
-        for limit, amount in ((self._requests_of_key, 1), (self._tokens_of_key, tokens)):
+        # The searches of a batch may repeat their user's id, or leave it empty. Administrators ask about users, not for
+        # them: no user keeps them from it by asking for too much itself.
+        is_users_own = self._limits_users and request.DESCRIPTOR.file is not admin_pb2.DESCRIPTOR
+        users = set(users_of(request)) - {""} if is_users_own else ()
+        for limit, amount in ((self._requests_of_key, requests), (self._tokens_of_key, tokens)):
             if limit is not None and amount:
                 charges.append(_Charge(limit, principal.subject, amount))
-        for limit, amount in ((self._requests_of_user, 1), (self._tokens_of_user, tokens)):
+        for limit, amount in ((self._requests_of_user, requests), (self._tokens_of_user, tokens)):
             if limit is not None and amount:
                 charges.extend(_Charge(limit, user, amount) for user in users)
         return charges

@@ -1,13 +1,14 @@
 """What a request costs before anything is done for it: how many tokens of text will be embedded.
 
 An estimate, four bytes of UTF-8 for a token: about right for English prose and source text, a third too few for
-Chinese. Texts that turn out to be in the cache count like others; the stored text that an update embeds anew, which
-the request does not hold, does not count.
+Chinese. Texts that turn out to be in the cache count like others. The stored text that an update embeds anew, which
+the request does not hold, is charged once it has been read: memory_service/access/late_charges.py.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from memory_service.messages import update_mask
 from memory_service.v1 import memory_pb2 as pb
 
 BYTES_PER_TOKEN = 4
@@ -18,7 +19,12 @@ def tokens_of(request: Any) -> int:
     texts_of = _TEXTS.get(request.DESCRIPTOR.name)
     if texts_of is None:
         return 0
-    return sum(-(-len(text.encode()) // BYTES_PER_TOKEN) for text in texts_of(request))
+    return sum(map(tokens_in, texts_of(request)))
+
+
+def tokens_in(text: str) -> int:
+    """Returns the estimated tokens of a text."""
+    return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
 def _of_search(request: pb.SearchSimilarRequest) -> Iterator[str]:
@@ -50,7 +56,7 @@ def _of_memories(request: pb.BatchInsertVectorsRequest | pb.ImportVectorsRequest
 
 
 def _of_update(request: pb.UpdateVectorRequest) -> Iterator[str]:
-    if not request.memory.HasField("embedding"):
+    if "content" in update_mask.paths_of(request) and not update_mask.brings_embedding(request):
         yield request.memory.content
 
 

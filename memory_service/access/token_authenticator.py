@@ -17,6 +17,7 @@ from memory_service.access.token_keys import KeySet, TokenKeys
 # Checking a signature takes 30 to 200 µs: a token that was checked is recognized until it expires, and until its
 # issuer's keys are fetched the next time.
 MAX_VERIFIED = 10_000
+MAX_REMEMBERED_S = 86_400.0
 REQUIRED_CLAIMS = ["exp", "iss", "aud", "sub"]
 
 
@@ -58,7 +59,8 @@ class TokenAuthenticator:
             return verified.principal
         claims, keys = self._verify(credential)
         principal = self._claims.principal_of(claims)
-        until = float(claims["exp"]) + self._rules.leeway_s
+        # A number of any length, which no float may hold: nothing is remembered for longer than this.
+        until = min(int(claims["exp"]), time.time() + MAX_REMEMBERED_S) + self._rules.leeway_s
         self._verified.put(fingerprint, _Verified(principal, keys), until=until)
         return principal
 

@@ -46,14 +46,22 @@ class TokenBuckets:
         with self._lock:
             now = self._clock()
             full_at = max(self._full_at.get(name, now), now)
-            wait_s = full_at + min(cost_s, self._capacity_s) - now - self._capacity_s
-            if wait_s > ROUNDING_S:
+            if wait_s := self._wait_s(full_at - now, cost_s):
                 return wait_s
             self._full_at[name] = full_at + cost_s
             self._full_at.move_to_end(name)
             if len(self._full_at) > self._max_buckets:
                 self._full_at.popitem(last=False)
         return 0.0
+
+    def wait_s(self, name: str, amount: float) -> float:
+        """Returns in how many seconds `take` would take as much, 0 for now; takes nothing."""
+        now = self._clock()
+        return self._wait_s(max(self._full_at.get(name, now) - now, 0.0), amount * self._seconds_each)
+
+    def _wait_s(self, until_full_s: float, cost_s: float) -> float:
+        wait_s = until_full_s + min(cost_s, self._capacity_s) - self._capacity_s
+        return wait_s if wait_s > ROUNDING_S else 0.0
 
     def give_back(self, name: str, amount: float) -> None:
         """Puts back what was taken for something that did not happen."""

@@ -3,11 +3,15 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import jwt
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from db.periodic import PeriodicThread
@@ -20,10 +24,13 @@ log = structlog.get_logger(__name__)
 REFRESH_S = 300.0
 # Between fetches, whatever tokens name: unknown key ids must not become as many requests to the issuer.
 MIN_INTERVAL_S = 10.0
-# Calls that wait for a fetch at the same time; the others are told to come back.
-MAX_WAITING = 4
+# Calls that wait for a fetch at the same time, and for how long; the others are told to come back. A process may have
+# no more than four threads for calls.
+MAX_WAITING = 2
+MAX_WAIT_S = 2.0
 MIN_RSA_BITS = 2_048
 
+PUBLIC_KEYS = (RSAPublicKey, EllipticCurvePublicKey, Ed25519PublicKey, Ed448PublicKey)
 EC_ALGORITHMS = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 
 
@@ -62,6 +69,8 @@ class TokenKeys:
         self._attempted_at = float("-inf")
         self._fetching = threading.Lock()
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
+        # Where calls fetch: an issuer that takes its time must not take a thread from them.
+        self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="token-keys-of-calls")
         self._thread = PeriodicThread("token-keys", self.refresh, interval_s=MIN_INTERVAL_S)
 
     def start(self) -> None:
@@ -72,6 +81,7 @@ class TokenKeys:
     def close(self) -> None:
         """Ends that."""
         self._thread.close()
+        self._fetcher.shutdown(wait=False, cancel_futures=True)
 
     def trusted(self) -> KeySet | None:
         """Returns the keys there are, None where they are missing or too old."""
@@ -111,18 +121,25 @@ class TokenKeys:
         """Returns newer keys than those seen where they may be fetched, else what there is."""
         if not self._waiting.acquire(blocking=False):
             raise TokenKeysUnavailable(retry_after_s=1.0)
+        fetch = self._fetcher.submit(self._attempt_after, seen)
         try:
-            with self._fetching:
-                # Another call may have fetched them while this one waited.
-                if self.trusted() is seen and time.monotonic() - self._attempted_at >= MIN_INTERVAL_S:
-                    self._attempt()
-                trusted = self.trusted()
+            fetch.result(MAX_WAIT_S)
+        except TimeoutError:
+            fetch.cancel()
+            raise TokenKeysUnavailable(retry_after_s=1.0) from None
         finally:
             self._waiting.release()
+        trusted = self.trusted()
         # The issuer may have changed its keys and be out of reach: an unknown one is no proof of a bad token then.
         if trusted is None or (trusted is seen and self._failing):
             raise TokenKeysUnavailable(retry_after_s=MIN_INTERVAL_S)
         return trusted
+
+    def _attempt_after(self, seen: KeySet | None) -> None:
+        with self._fetching:
+            # Another call may have fetched them while this one waited.
+            if self.trusted() is seen and time.monotonic() - self._attempted_at >= MIN_INTERVAL_S:
+                self._attempt()
 
     def _attempt(self) -> None:
         self._attempted_at = time.monotonic()
@@ -174,6 +191,9 @@ def _key(described: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
         key = jwt.PyJWK(described, algorithm)
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):  # published by others, in whatever shape
         log.warning("token_key_not_usable", algorithm=algorithm)
+        return None
+    if not isinstance(key.key, PUBLIC_KEYS):  # whoever fetches it can sign with it
+        log.warning("token_key_is_private", algorithm=algorithm)
         return None
     if isinstance(key.key, RSAPublicKey) and key.key.key_size < MIN_RSA_BITS:
         log.warning("token_key_too_short", bits=key.key.key_size)

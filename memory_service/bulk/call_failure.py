@@ -17,7 +17,7 @@ _PASSING = {
 }
 # What gRPC calls a stream that was torn off; from the service itself they mean something else.
 _TORN_OFF = {grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
-_LASTING_REASONS = {"STORAGE_FULL", "REPLY_TOO_LARGE"}
+_LASTING_REASONS = {"STORAGE_FULL", "REPLY_TOO_LARGE", "QUOTA_EXCEEDED"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ def format_of(name: str, given: Format | None) -> Format:
         return "jsonl"
     found = given or _SUFFIXES.get(Path(name).suffix.lower())
     if found is None:
-        raise TransferError(f"{name}: its name tells no format; say --format {', '.join(FORMATS)}")
+        raise TransferError(f"{name}: its name tells no format; say --format {' or '.join(FORMATS)}")
     return found
 
 

@@ -41,6 +41,9 @@ class LocalEmbedder:
         # WordLlama pads every text of a batch to the longest one: 64 texts with one of 64 KiB among them would gather
         # gigabytes. Without padding, texts are pooled one by one, and a batch equals its texts embedded singly.
         self._tokenizer.no_padding()
+        # It takes the whole of a text for a word, and would keep 10,000 short ones with their tokens: 65 MB that save
+        # nothing, since texts differ (huggingface/tokenizers#1539).
+        self._tokenizer.model._resize_cache(0)  # noqa: SLF001 - there is no other way (huggingface/tokenizers#1675)
         self._token_vectors: NDArray[np.float32] = model.embedding
 
     @property

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from threading import Event
 from uuid import UUID
@@ -13,7 +13,15 @@ from db.connection import Connection
 from db.pool import Database
 from db.reembedding import Progress, Reembedded, Stale
 from db.wall import ACROSS_USERS
+from memory_service.backoff import Backoff
+from memory_service.config import ConfigurationError, Settings
+from memory_service.embedding import create_embedder
+from memory_service.embedding_chain import assemble_for_bulk
 from memory_service.reembedding.patient_embedding import PatientEmbedding, Refused, Stopped
+
+# Requests to a remote provider under way at the same time; the local model keeps a core busy by itself.
+REMOTE_REQUESTS = 2
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,3 +102,29 @@ class Backfill:
             return reembedding.store_batch(conn, batch, model=self.model)
 
         self.database.write(self.database.call(), store, user_id=ACROSS_USERS)
+
+
+@contextmanager
+def open_backfill(target: Settings, database: Database, *, batch: int, stop: Event) -> Iterator[Backfill]:
+    """Yields a back-fill with the model of these settings.
+
+    Raises:
+        ConfigurationError: They name none, or it cannot be had.
+    """
+    embedder = create_embedder(target)
+    if embedder is None:
+        raise ConfigurationError("memories cannot be embedded anew without an embedder")
+    in_flight = REMOTE_REQUESTS if embedder.cacheable else 1
+    with closing(assemble_for_bulk(embedder, target, concurrent_requests=in_flight)) as batching:
+        yield Backfill(
+            database=database,
+            embedding=PatientEmbedding(
+                batching=batching,
+                pauses=Backoff(first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S),
+                stop=stop,
+            ),
+            model=target.model,
+            batch=batch,
+            in_flight=in_flight,
+            stop=stop,
+        )

@@ -27,6 +27,13 @@ class LimitSettings(BaseSettings):
     rate_limit_tokens_per_user: float = Field(
         0.0, ge=0, le=1e12, description="Tokens a minute that may be embedded for each user_id. 0: any number."
     )
+    rate_limit_unauthenticated_per_peer: float = Field(
+        10.0,
+        ge=0,
+        le=1e6,
+        description="Calls a second from the same address (of IPv6, the same /64) that may be UNAUTHENTICATED; more "
+        "are RESOURCE_EXHAUSTED. Good credentials are let in all the same. 0: any number.",
+    )
     rate_limit_burst_s: float = Field(
         10.0, ge=0.1, le=3_600, description="Seconds' worth of each rate that may be used at once after a rest."
     )

@@ -27,31 +27,33 @@ class ListeningSettings(BaseSettings):
         "authenticated.",
     )
     workers: int = Field(1, ge=1, le=64, description="Server processes sharing the port.")
-    threads: int = Field(
-        16,
+    threads: int | None = Field(
+        None,
         ge=1,
         le=512,
-        description="Searches and other reads that one process works on at the same time. Together with writes no more "
-        "than twice `pool_max_size` makes sense.",
+        description="Searches and other reads that one process works on at the same time. Unset: 4, or 16 with an "
+        "embedding provider. More only serve calls that wait for something far away; together with writes no more than "
+        "twice `pool_max_size` makes sense.",
     )
     write_threads: int | None = Field(
         None,
         ge=1,
         le=512,
-        description="Writes that one process works on at the same time, on threads of their own. Unset: half as many "
-        "as `threads`.",
+        description="Writes that one process works on at the same time, on threads of their own. Unset: as many as "
+        "`threads`.",
     )
     admin_threads: int = Field(
-        2, ge=1, le=64, description="Calls of AdminService and GetServerInfo one process works on at the same time."
+        2, ge=1, le=64, description="Calls of AdminService one process works on at the same time."
     )
-    queue_per_thread: int = Field(
-        3,
+    queue_calls: int = Field(
+        100,
         ge=0,
-        le=1_000,
-        description="Calls of each kind that may wait, for each of its threads; more get RESOURCE_EXHAUSTED.",
+        le=10_000,
+        description="Calls of each kind that may wait for a thread, beside those worked on; more get "
+        "RESOURCE_EXHAUSTED.",
     )
     queue_timeout_s: float = Field(
-        1.0, gt=0, le=600, description="Longest wait for a thread; who has waited longer gets RESOURCE_EXHAUSTED."
+        0.5, gt=0, le=600, description="Longest wait for a thread; who has waited longer gets RESOURCE_EXHAUSTED."
     )
     max_concurrent_calls: int = Field(
         512,
@@ -86,11 +88,6 @@ class ListeningSettings(BaseSettings):
     def _reflection_may_be_a_boolean(cls, value: Any) -> Any:
         # What it was before it could be authenticated.
         return {"true": "on", "1": "on", "false": "off", "0": "off"}.get(str(value).lower(), value)
-
-    @property
-    def threads_for_writes(self) -> int:
-        """`write_threads` as it is in force."""
-        return self.write_threads or max(1, self.threads // 2)
 
     @field_validator("listen")
     @classmethod

@@ -27,10 +27,13 @@ class StorageSettings(BaseSettings):
     ] = Field(None, description="PostgreSQL to use in place of the embedded one, as a URL or libpq keywords.")
     direct_database_url: SecretStr | None = Field(
         None,
-        description="The same database without a transaction pooler in between, for migrations. Unset: `database_url`.",
+        description="The same database without a transaction pooler in between, for migrations and index builds. "
+        "Unset: `database_url`.",
     )
-    prepared_statements: bool = Field(
-        default=True, description="Turn off behind a transaction pooler that does not support prepared statements."
+    prepared_statements: bool | None = Field(
+        None,
+        description="Whether PostgreSQL keeps statements prepared. Unset: unless there is a transaction pooler in "
+        "between, which may know of none.",
     )
     row_level_security: bool = Field(
         default=True,
@@ -53,5 +56,9 @@ class StorageSettings(BaseSettings):
             try:
                 psycopg.conninfo.conninfo_to_dict(value.get_secret_value())
             except psycopg.ProgrammingError:
-                raise ValueError("is neither a postgresql:// URL nor libpq keywords") from None
+                # libpq says what it stumbled over, which may be a part of the password.
+                raise ValueError(
+                    "is neither a postgresql:// URL nor libpq keywords; parameters have to be libpq's own, and special "
+                    "characters of a password percent-encoded"
+                ) from None
         return value

@@ -22,58 +22,74 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmemory_service/v1/admin.proto\x12\x11memory_service.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"M\n\x10\x45raseUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onfirm_user_id\x18\x02 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\"X\n\x11\x45raseUserResponse\x12\x31\n\x08\x63ontents\x18\x01 \x01(\x0b\x32\x1f.memory_service.v1.UserContents\x12\x10\n\x08verified\x18\x02 \x01(\x08\"\x95\x01\n\x0cUserContents\x12\x14\n\x0cmemory_count\x18\x01 \x01(\x03\x12\x1a\n\x12\x63onversation_count\x18\x02 \x01(\x03\x12\x1c\n\x14\x61\x63\x63\x65ss_counter_count\x18\x03 \x01(\x03\x12\x18\n\x10request_id_count\x18\x04 \x01(\x03\x12\x1b\n\x13\x65mbedding_job_count\x18\x05 \x01(\x03\"\x15\n\x13PurgeExpiredRequest\"F\n\x14PurgeExpiredResponse\x12\x14\n\x0cmemory_count\x18\x01 \x01(\x03\x12\x18\n\x10request_id_count\x18\x02 \x01(\x03\"9\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x11ListUsersResponse\x12-\n\x05users\x18\x01 \x03(\x0b\x32\x1e.memory_service.v1.UserSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc6\x01\n\x0bUserSummary\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlive_count\x18\x03 \x01(\x03\x12\x15\n\rdeleted_count\x18\x04 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x05 \x01(\x03\x12\x35\n\x11newest_created_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf7\x02\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12%\n\x04role\x18\x03 \x01(\x0e\x32\x17.memory_service.v1.Role\x12\x11\n\tall_users\x18\x04 \x01(\x08\x12\x10\n\x08user_ids\x18\x05 \x03(\t\x12\x15\n\ruser_prefixes\x18\x06 \x03(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrotated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb6\x01\n\x13\x43reateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.memory_service.v1.Role\x12\x11\n\tall_users\x18\x03 \x01(\x08\x12\x10\n\x08user_ids\x18\x04 \x03(\t\x12\x15\n\ruser_prefixes\x18\x05 \x03(\t\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"N\n\x14\x43reateApiKeyResponse\x12&\n\x03key\x18\x01 \x01(\x0b\x32\x19.memory_service.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\";\n\x12ListApiKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x13ListApiKeysResponse\x12\'\n\x04keys\x18\x01 \x03(\x0b\x32\x19.memory_service.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x13RevokeApiKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\">\n\x14RevokeApiKeyResponse\x12&\n\x03key\x18\x01 \x01(\x0b\x32\x19.memory_service.v1.ApiKey\"\xc5\x01\n\x14QueryAuditLogRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"`\n\x15QueryAuditLogResponse\x12.\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1d.memory_service.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe0\x01\n\nAuditEntry\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x12\n\nmemory_ids\x18\x05 \x03(\t\x12\x14\n\x0cmemory_count\x18\x06 \x01(\x03\x12\x0e\n\x06key_id\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x0c\n\x04peer\x18\t \x01(\t\x12\x0c\n\x04\x63ode\x18\n \x01(\t\x12\x0e\n\x06reason\x18\x0b \x01(\t\"\'\n\x14\x43learDatabaseRequest\x12\x0f\n\x07\x63onfirm\x18\x01 \x01(\x08\"A\n\x15\x43learDatabaseResponse\x12\x12\n\nuser_count\x18\x01 \x01(\x03\x12\x14\n\x0cmemory_count\x18\x02 \x01(\x03*N\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_READER\x10\x01\x12\x0f\n\x0bROLE_WRITER\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x32\x87\x06\n\x0c\x41\x64minService\x12V\n\tEraseUser\x12#.memory_service.v1.EraseUserRequest\x1a$.memory_service.v1.EraseUserResponse\x12_\n\x0cPurgeExpired\x12&.memory_service.v1.PurgeExpiredRequest\x1a\'.memory_service.v1.PurgeExpiredResponse\x12V\n\tListUsers\x12#.memory_service.v1.ListUsersRequest\x1a$.memory_service.v1.ListUsersResponse\x12_\n\x0c\x43reateApiKey\x12&.memory_service.v1.CreateApiKeyRequest\x1a\'.memory_service.v1.CreateApiKeyResponse\x12\\\n\x0bListApiKeys\x12%.memory_service.v1.ListApiKeysRequest\x1a&.memory_service.v1.ListApiKeysResponse\x12_\n\x0cRevokeApiKey\x12&.memory_service.v1.RevokeApiKeyRequest\x1a\'.memory_service.v1.RevokeApiKeyResponse\x12\x62\n\rQueryAuditLog\x12\'.memory_service.v1.QueryAuditLogRequest\x1a(.memory_service.v1.QueryAuditLogResponse\x12\x62\n\rClearDatabase\x12\'.memory_service.v1.ClearDatabaseRequest\x1a(.memory_service.v1.ClearDatabaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmemory_service/v1/admin.proto\x12\x11memory_service.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n\x10\x45raseUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onfirm_user_id\x18\x02 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"X\n\x11\x45raseUserResponse\x12\x31\n\x08\x63ontents\x18\x01 \x01(\x0b\x32\x1f.memory_service.v1.UserContents\x12\x10\n\x08verified\x18\x02 \x01(\x08\"\x95\x01\n\x0cUserContents\x12\x14\n\x0cmemory_count\x18\x01 \x01(\x03\x12\x1a\n\x12\x63onversation_count\x18\x02 \x01(\x03\x12\x1c\n\x14\x61\x63\x63\x65ss_counter_count\x18\x03 \x01(\x03\x12\x18\n\x10request_id_count\x18\x04 \x01(\x03\x12\x1b\n\x13\x65mbedding_job_count\x18\x05 \x01(\x03\")\n\x13PurgeExpiredRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"F\n\x14PurgeExpiredResponse\x12\x14\n\x0cmemory_count\x18\x01 \x01(\x03\x12\x18\n\x10request_id_count\x18\x02 \x01(\x03\"9\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x11ListUsersResponse\x12-\n\x05users\x18\x01 \x03(\x0b\x32\x1e.memory_service.v1.UserSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc6\x01\n\x0bUserSummary\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlive_count\x18\x03 \x01(\x03\x12\x15\n\rdeleted_count\x18\x04 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x05 \x01(\x03\x12\x35\n\x11newest_created_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\tUserQuota\x12\x19\n\x0cmax_memories\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tmax_bytes\x18\x02 \x01(\x03H\x01\x88\x01\x01\x42\x0f\n\r_max_memoriesB\x0c\n\n_max_bytes\"g\n\x13SetUserQuotaRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12+\n\x05quota\x18\x02 \x01(\x0b\x32\x1c.memory_service.v1.UserQuota\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"F\n\x14SetUserQuotaResponse\x12.\n\x08in_force\x18\x01 \x01(\x0b\x32\x1c.memory_service.v1.UserQuota\"&\n\x13GetUserQuotaRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"s\n\x14GetUserQuotaResponse\x12+\n\x05quota\x18\x01 \x01(\x0b\x32\x1c.memory_service.v1.UserQuota\x12.\n\x08in_force\x18\x02 \x01(\x0b\x32\x1c.memory_service.v1.UserQuota\"\xf7\x02\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12%\n\x04role\x18\x03 \x01(\x0e\x32\x17.memory_service.v1.Role\x12\x11\n\tall_users\x18\x04 \x01(\x08\x12\x10\n\x08user_ids\x18\x05 \x03(\t\x12\x15\n\ruser_prefixes\x18\x06 \x03(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrotated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xca\x01\n\x13\x43reateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.memory_service.v1.Role\x12\x11\n\tall_users\x18\x03 \x01(\x08\x12\x10\n\x08user_ids\x18\x04 \x03(\t\x12\x15\n\ruser_prefixes\x18\x05 \x03(\t\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"N\n\x14\x43reateApiKeyResponse\x12&\n\x03key\x18\x01 \x01(\x0b\x32\x19.memory_service.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\";\n\x12ListApiKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x13ListApiKeysResponse\x12\'\n\x04keys\x18\x01 \x03(\x0b\x32\x19.memory_service.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"e\n\x13RotateApiKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12*\n\x07overlap\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x88\x01\n\x14RotateApiKeyResponse\x12&\n\x03key\x18\x01 \x01(\x0b\x32\x19.memory_service.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x38\n\x14previous_valid_until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x13RevokeApiKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\">\n\x14RevokeApiKeyResponse\x12&\n\x03key\x18\x01 \x01(\x0b\x32\x19.memory_service.v1.ApiKey\"\xc5\x01\n\x14QueryAuditLogRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"`\n\x15QueryAuditLogResponse\x12.\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1d.memory_service.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe0\x01\n\nAuditEntry\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x12\n\nmemory_ids\x18\x05 \x03(\t\x12\x14\n\x0cmemory_count\x18\x06 \x01(\x03\x12\x0e\n\x06key_id\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x0c\n\x04peer\x18\t \x01(\t\x12\x0c\n\x04\x63ode\x18\n \x01(\t\x12\x0e\n\x06reason\x18\x0b \x01(\t\";\n\x14\x43learDatabaseRequest\x12\x0f\n\x07\x63onfirm\x18\x01 \x01(\x08\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"A\n\x15\x43learDatabaseResponse\x12\x12\n\nuser_count\x18\x01 \x01(\x03\x12\x14\n\x0cmemory_count\x18\x02 \x01(\x03*N\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_READER\x10\x01\x12\x0f\n\x0bROLE_WRITER\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x32\xaa\x08\n\x0c\x41\x64minService\x12V\n\tEraseUser\x12#.memory_service.v1.EraseUserRequest\x1a$.memory_service.v1.EraseUserResponse\x12_\n\x0cPurgeExpired\x12&.memory_service.v1.PurgeExpiredRequest\x1a\'.memory_service.v1.PurgeExpiredResponse\x12V\n\tListUsers\x12#.memory_service.v1.ListUsersRequest\x1a$.memory_service.v1.ListUsersResponse\x12_\n\x0cSetUserQuota\x12&.memory_service.v1.SetUserQuotaRequest\x1a\'.memory_service.v1.SetUserQuotaResponse\x12_\n\x0cGetUserQuota\x12&.memory_service.v1.GetUserQuotaRequest\x1a\'.memory_service.v1.GetUserQuotaResponse\x12_\n\x0c\x43reateApiKey\x12&.memory_service.v1.CreateApiKeyRequest\x1a\'.memory_service.v1.CreateApiKeyResponse\x12\\\n\x0bListApiKeys\x12%.memory_service.v1.ListApiKeysRequest\x1a&.memory_service.v1.ListApiKeysResponse\x12_\n\x0cRotateApiKey\x12&.memory_service.v1.RotateApiKeyRequest\x1a\'.memory_service.v1.RotateApiKeyResponse\x12_\n\x0cRevokeApiKey\x12&.memory_service.v1.RevokeApiKeyRequest\x1a\'.memory_service.v1.RevokeApiKeyResponse\x12\x62\n\rQueryAuditLog\x12\'.memory_service.v1.QueryAuditLogRequest\x1a(.memory_service.v1.QueryAuditLogResponse\x12\x62\n\rClearDatabase\x12\'.memory_service.v1.ClearDatabaseRequest\x1a(.memory_service.v1.ClearDatabaseResponseBe\n\x10memoryservice.v1B\nAdminProtoP\x01Z\x1amemory_service/v1;memoryv1\xaa\x02\x13MemoryServiceApi.V1\xca\x02\x10MemoryService\\V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'memory_service.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=2383
-  _globals['_ROLE']._serialized_end=2461
-  _globals['_ERASEUSERREQUEST']._serialized_start=85
-  _globals['_ERASEUSERREQUEST']._serialized_end=162
-  _globals['_ERASEUSERRESPONSE']._serialized_start=164
-  _globals['_ERASEUSERRESPONSE']._serialized_end=252
-  _globals['_USERCONTENTS']._serialized_start=255
-  _globals['_USERCONTENTS']._serialized_end=404
-  _globals['_PURGEEXPIREDREQUEST']._serialized_start=406
-  _globals['_PURGEEXPIREDREQUEST']._serialized_end=427
-  _globals['_PURGEEXPIREDRESPONSE']._serialized_start=429
-  _globals['_PURGEEXPIREDRESPONSE']._serialized_end=499
-  _globals['_LISTUSERSREQUEST']._serialized_start=501
-  _globals['_LISTUSERSREQUEST']._serialized_end=558
-  _globals['_LISTUSERSRESPONSE']._serialized_start=560
-  _globals['_LISTUSERSRESPONSE']._serialized_end=651
-  _globals['_USERSUMMARY']._serialized_start=654
-  _globals['_USERSUMMARY']._serialized_end=852
-  _globals['_APIKEY']._serialized_start=855
-  _globals['_APIKEY']._serialized_end=1230
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1233
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1415
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1417
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1495
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1497
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1556
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1558
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1645
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1647
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1684
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1686
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1748
-  _globals['_QUERYAUDITLOGREQUEST']._serialized_start=1751
-  _globals['_QUERYAUDITLOGREQUEST']._serialized_end=1948
-  _globals['_QUERYAUDITLOGRESPONSE']._serialized_start=1950
-  _globals['_QUERYAUDITLOGRESPONSE']._serialized_end=2046
-  _globals['_AUDITENTRY']._serialized_start=2049
-  _globals['_AUDITENTRY']._serialized_end=2273
-  _globals['_CLEARDATABASEREQUEST']._serialized_start=2275
-  _globals['_CLEARDATABASEREQUEST']._serialized_end=2314
-  _globals['_CLEARDATABASERESPONSE']._serialized_start=2316
-  _globals['_CLEARDATABASERESPONSE']._serialized_end=2381
-  _globals['_ADMINSERVICE']._serialized_start=2464
-  _globals['_ADMINSERVICE']._serialized_end=3239
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020memoryservice.v1B\nAdminProtoP\001Z\032memory_service/v1;memoryv1\252\002\023MemoryServiceApi.V1\312\002\020MemoryService\\V1'
+  _globals['_ROLE']._serialized_start=3186
+  _globals['_ROLE']._serialized_end=3264
+  _globals['_ERASEUSERREQUEST']._serialized_start=117
+  _globals['_ERASEUSERREQUEST']._serialized_end=214
+  _globals['_ERASEUSERRESPONSE']._serialized_start=216
+  _globals['_ERASEUSERRESPONSE']._serialized_end=304
+  _globals['_USERCONTENTS']._serialized_start=307
+  _globals['_USERCONTENTS']._serialized_end=456
+  _globals['_PURGEEXPIREDREQUEST']._serialized_start=458
+  _globals['_PURGEEXPIREDREQUEST']._serialized_end=499
+  _globals['_PURGEEXPIREDRESPONSE']._serialized_start=501
+  _globals['_PURGEEXPIREDRESPONSE']._serialized_end=571
+  _globals['_LISTUSERSREQUEST']._serialized_start=573
+  _globals['_LISTUSERSREQUEST']._serialized_end=630
+  _globals['_LISTUSERSRESPONSE']._serialized_start=632
+  _globals['_LISTUSERSRESPONSE']._serialized_end=723
+  _globals['_USERSUMMARY']._serialized_start=726
+  _globals['_USERSUMMARY']._serialized_end=924
+  _globals['_USERQUOTA']._serialized_start=926
+  _globals['_USERQUOTA']._serialized_end=1019
+  _globals['_SETUSERQUOTAREQUEST']._serialized_start=1021
+  _globals['_SETUSERQUOTAREQUEST']._serialized_end=1124
+  _globals['_SETUSERQUOTARESPONSE']._serialized_start=1126
+  _globals['_SETUSERQUOTARESPONSE']._serialized_end=1196
+  _globals['_GETUSERQUOTAREQUEST']._serialized_start=1198
+  _globals['_GETUSERQUOTAREQUEST']._serialized_end=1236
+  _globals['_GETUSERQUOTARESPONSE']._serialized_start=1238
+  _globals['_GETUSERQUOTARESPONSE']._serialized_end=1353
+  _globals['_APIKEY']._serialized_start=1356
+  _globals['_APIKEY']._serialized_end=1731
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1734
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1936
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1938
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=2016
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=2018
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=2077
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=2079
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=2166
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=2168
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=2269
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=2272
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=2408
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=2410
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=2467
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=2469
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=2531
+  _globals['_QUERYAUDITLOGREQUEST']._serialized_start=2534
+  _globals['_QUERYAUDITLOGREQUEST']._serialized_end=2731
+  _globals['_QUERYAUDITLOGRESPONSE']._serialized_start=2733
+  _globals['_QUERYAUDITLOGRESPONSE']._serialized_end=2829
+  _globals['_AUDITENTRY']._serialized_start=2832
+  _globals['_AUDITENTRY']._serialized_end=3056
+  _globals['_CLEARDATABASEREQUEST']._serialized_start=3058
+  _globals['_CLEARDATABASEREQUEST']._serialized_end=3117
+  _globals['_CLEARDATABASERESPONSE']._serialized_start=3119
+  _globals['_CLEARDATABASERESPONSE']._serialized_end=3184
+  _globals['_ADMINSERVICE']._serialized_start=3267
+  _globals['_ADMINSERVICE']._serialized_end=4333
 # @@protoc_insertion_point(module_scope)

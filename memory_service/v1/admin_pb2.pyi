@@ -11,6 +11,7 @@ that is impossible.
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -63,22 +64,26 @@ class EraseUserRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     CONFIRM_USER_ID_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user to erase, 1 to 255 characters. Required."""
     confirm_user_id: _builtins.str
     """The same once more, so that no slip erases anybody. Required unless dry_run."""
     dry_run: _builtins.bool
     """True: only count what there is to erase."""
+    request_id: _builtins.str
+    """A UUID naming this call. A repetition within 24 hours erases nothing, also of what was stored since, and returns the first reply."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         confirm_user_id: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_user_id", b"confirm_user_id", "dry_run", b"dry_run", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_user_id", b"confirm_user_id", "dry_run", b"dry_run", "request_id", b"request_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -158,12 +163,17 @@ class PurgeExpiredRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID naming this call. A repetition within 24 hours purges nothing and returns the first reply."""
     def __init__(
         self,
+        *,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -296,6 +306,147 @@ class UserSummary(_message.Message):
 Global___UserSummary: _TypeAlias = UserSummary  # noqa: Y015
 
 @_typing.final
+class UserQuota(_message.Message):
+    """How much a user may store, soft-deleted memories included."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_MEMORIES_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    max_memories: _builtins.int
+    """Memories; 0 for any number. Unset: as many as every user."""
+    max_bytes: _builtins.int
+    """Bytes, as GetStatsResponse.stored_bytes; 0 for any number. Unset: as many as every user."""
+    def __init__(
+        self,
+        *,
+        max_memories: _builtins.int | None = ...,
+        max_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_max_memories", b"_max_memories", "max_bytes", b"max_bytes", "max_memories", b"max_memories"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_max_memories", b"_max_memories", "max_bytes", b"max_bytes", "max_memories", b"max_memories"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_bytes: _TypeAlias = _typing.Literal["max_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_bytes: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__max_memories: _TypeAlias = _typing.Literal["max_memories"]  # noqa: Y015
+    _WhichOneofArgType__max_memories: _TypeAlias = _typing.Literal["_max_memories", b"_max_memories"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_bytes) -> _WhichOneofReturnType__max_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_memories) -> _WhichOneofReturnType__max_memories | None: ...
+
+Global___UserQuota: _TypeAlias = UserQuota  # noqa: Y015
+
+@_typing.final
+class SetUserQuotaRequest(_message.Message):
+    """Request of SetUserQuota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user, 1 to 255 characters. It need not have stored anything. Required."""
+    request_id: _builtins.str
+    """A UUID naming this call. A repetition within 24 hours changes nothing and returns the first reply."""
+    @_builtins.property
+    def quota(self) -> Global___UserQuota:
+        """The quota, in place of the one it had. Unset: as every user."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        quota: Global___UserQuota | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota", "request_id", b"request_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetUserQuotaRequest: _TypeAlias = SetUserQuotaRequest  # noqa: Y015
+
+@_typing.final
+class SetUserQuotaResponse(_message.Message):
+    """Reply of SetUserQuota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def in_force(self) -> Global___UserQuota:
+        """What is in force now on this server; servers may differ in what every user may store."""
+
+    def __init__(
+        self,
+        *,
+        in_force: Global___UserQuota | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetUserQuotaResponse: _TypeAlias = SetUserQuotaResponse  # noqa: Y015
+
+@_typing.final
+class GetUserQuotaRequest(_message.Message):
+    """Request of GetUserQuota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user, 1 to 255 characters. Required."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserQuotaRequest: _TypeAlias = GetUserQuotaRequest  # noqa: Y015
+
+@_typing.final
+class GetUserQuotaResponse(_message.Message):
+    """Reply of GetUserQuota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUOTA_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def quota(self) -> Global___UserQuota:
+        """What was set for this user."""
+
+    @_builtins.property
+    def in_force(self) -> Global___UserQuota:
+        """What is in force on this server."""
+
+    def __init__(
+        self,
+        *,
+        quota: Global___UserQuota | None = ...,
+        in_force: Global___UserQuota | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force", "quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force", "quota", b"quota"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserQuotaResponse: _TypeAlias = GetUserQuotaResponse  # noqa: Y015
+
+@_typing.final
 class ApiKey(_message.Message):
     """An API key, without its secret."""
 
@@ -313,7 +464,7 @@ class ApiKey(_message.Message):
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     LAST_USED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Names it in the audit log and for RevokeApiKey."""
+    """Names it in the audit log and for RotateApiKey and RevokeApiKey."""
     name: _builtins.str
     """What it is for, in the words of whoever made it."""
     role: Global___Role.ValueType
@@ -340,7 +491,7 @@ class ApiKey(_message.Message):
 
     @_builtins.property
     def rotated_at(self) -> _timestamp_pb2.Timestamp:
-        """When it last got a new secret ("memory-service keys rotate"); unset if never."""
+        """When it last got a new secret; unset if never."""
 
     @_builtins.property
     def revoked_at(self) -> _timestamp_pb2.Timestamp:
@@ -385,12 +536,17 @@ class CreateApiKeyRequest(_message.Message):
     USER_IDS_FIELD_NUMBER: _builtins.int
     USER_PREFIXES_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What it is for, 1 to 100 characters. Required."""
     role: Global___Role.ValueType
     """What it may do. Required."""
     all_users: _builtins.bool
     """True: it is for all users. Required where it names no user and no prefix, refused where it does."""
+    request_id: _builtins.str
+    """A UUID naming this call. A repetition within 24 hours makes no other key and returns the first reply, but for the
+    secret, which is not stored: rotate the key to get one.
+    """
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The users it is for, up to 100."""
@@ -412,10 +568,11 @@ class CreateApiKeyRequest(_message.Message):
         user_ids: _abc.Iterable[_builtins.str] | None = ...,
         user_prefixes: _abc.Iterable[_builtins.str] | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_users", b"all_users", "expires_at", b"expires_at", "name", b"name", "role", b"role", "user_ids", b"user_ids", "user_prefixes", b"user_prefixes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_users", b"all_users", "expires_at", b"expires_at", "name", b"name", "request_id", b"request_id", "role", b"role", "user_ids", b"user_ids", "user_prefixes", b"user_prefixes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -430,7 +587,7 @@ class CreateApiKeyResponse(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
-    """What callers send, as "authorization: Bearer ...". Only a digest of it is stored."""
+    """What callers send, as "authorization: Bearer ...". Only a digest of it is stored: empty for a repeated request_id."""
     @_builtins.property
     def key(self) -> Global___ApiKey:
         """The key."""
@@ -504,22 +661,94 @@ class ListApiKeysResponse(_message.Message):
 Global___ListApiKeysResponse: _TypeAlias = ListApiKeysResponse  # noqa: Y015
 
 @_typing.final
+class RotateApiKeyRequest(_message.Message):
+    """Request of RotateApiKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key's id. Required."""
+    request_id: _builtins.str
+    """A UUID naming this call. A repetition within 24 hours ends no secret and returns the first reply, but for the
+    secret, which is not stored: rotate the key under another request_id to get one.
+    """
+    @_builtins.property
+    def overlap(self) -> _duration_pb2.Duration:
+        """How long the secret it has now stays valid, up to 365 days; 0 s: not at all. Unset: 24 hours."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        overlap: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["overlap", b"overlap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "overlap", b"overlap", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateApiKeyRequest: _TypeAlias = RotateApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateApiKeyResponse(_message.Message):
+    """Reply of RotateApiKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VALID_UNTIL_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """What callers send from now on; empty for a repeated request_id."""
+    @_builtins.property
+    def key(self) -> Global___ApiKey:
+        """The key."""
+
+    @_builtins.property
+    def previous_valid_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when the secret before it is valid."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___ApiKey | None = ...,
+        secret: _builtins.str = ...,
+        previous_valid_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "previous_valid_until", b"previous_valid_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "previous_valid_until", b"previous_valid_until", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateApiKeyResponse: _TypeAlias = RotateApiKeyResponse  # noqa: Y015
+
+@_typing.final
 class RevokeApiKeyRequest(_message.Message):
     """Request of RevokeApiKey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """The key's id. Required."""
+    request_id: _builtins.str
+    """A UUID naming this call. A repetition within 24 hours changes nothing and returns the first reply."""
     def __init__(
         self,
         *,
         key_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -653,13 +882,13 @@ class AuditEntry(_message.Message):
     account that ran a command.
     """
     method: _builtins.str
-    """What was called, such as "InsertVector"."""
+    """What was called, such as "InsertVector", or which command ran, such as "embeddings retry"."""
     user_id: _builtins.str
     """Whom it was about; empty for no single user."""
     memory_count: _builtins.int
     """How many memories these were, also where there are too many to name (EraseUser, PurgeExpired)."""
     key_id: _builtins.str
-    """The API key it made or revoked."""
+    """The API key it made, rotated or revoked."""
     request_id: _builtins.str
     """x-request-id of the call, sent by its caller or made by the server; the server's log has it, too."""
     peer: _builtins.str
@@ -706,16 +935,20 @@ class ClearDatabaseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONFIRM_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     confirm: _builtins.bool
     """Must be true."""
+    request_id: _builtins.str
+    """A UUID naming this call. A repetition within 24 hours erases nothing, also of what was stored since, and returns the first reply."""
     def __init__(
         self,
         *,
         confirm: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

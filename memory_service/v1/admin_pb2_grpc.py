@@ -50,6 +50,16 @@ class AdminServiceStub:
                 request_serializer=memory__service_dot_v1_dot_admin__pb2.ListUsersRequest.SerializeToString,
                 response_deserializer=memory__service_dot_v1_dot_admin__pb2.ListUsersResponse.FromString,
                 _registered_method=True)
+        self.SetUserQuota = channel.unary_unary(
+                '/memory_service.v1.AdminService/SetUserQuota',
+                request_serializer=memory__service_dot_v1_dot_admin__pb2.SetUserQuotaRequest.SerializeToString,
+                response_deserializer=memory__service_dot_v1_dot_admin__pb2.SetUserQuotaResponse.FromString,
+                _registered_method=True)
+        self.GetUserQuota = channel.unary_unary(
+                '/memory_service.v1.AdminService/GetUserQuota',
+                request_serializer=memory__service_dot_v1_dot_admin__pb2.GetUserQuotaRequest.SerializeToString,
+                response_deserializer=memory__service_dot_v1_dot_admin__pb2.GetUserQuotaResponse.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/memory_service.v1.AdminService/CreateApiKey',
                 request_serializer=memory__service_dot_v1_dot_admin__pb2.CreateApiKeyRequest.SerializeToString,
@@ -59,6 +69,11 @@ class AdminServiceStub:
                 '/memory_service.v1.AdminService/ListApiKeys',
                 request_serializer=memory__service_dot_v1_dot_admin__pb2.ListApiKeysRequest.SerializeToString,
                 response_deserializer=memory__service_dot_v1_dot_admin__pb2.ListApiKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/memory_service.v1.AdminService/RotateApiKey',
+                request_serializer=memory__service_dot_v1_dot_admin__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=memory__service_dot_v1_dot_admin__pb2.RotateApiKeyResponse.FromString,
                 _registered_method=True)
         self.RevokeApiKey = channel.unary_unary(
                 '/memory_service.v1.AdminService/RevokeApiKey',
@@ -108,6 +123,22 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetUserQuota(self, request, context):
+        """Sets what one user may store, in place of what the server's settings let every user store
+        (MEMORY_QUOTA_MEMORIES, MEMORY_QUOTA_BYTES). In force on all servers within 15 seconds. What the user has stored
+        stays, also where that is more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUserQuota(self, request, context):
+        """Reads what one user may store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateApiKey(self, request, context):
         """Makes an API key. The reply is the only place that ever shows its secret.
         """
@@ -117,6 +148,15 @@ class AdminServiceServicer:
 
     def ListApiKeys(self, request, context):
         """Lists API keys, also those that have ended, without secrets, newest first, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Gives an API key a new secret; id, role, users and expiry stay. The reply is the only place that ever shows it. The
+        secret before it stays valid for a while, so that callers can follow one by one; one from before that ends at once.
+        So every call ends a secret, but for one repeated under its request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,6 +202,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=memory__service_dot_v1_dot_admin__pb2.ListUsersRequest.FromString,
                     response_serializer=memory__service_dot_v1_dot_admin__pb2.ListUsersResponse.SerializeToString,
             ),
+            'SetUserQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetUserQuota,
+                    request_deserializer=memory__service_dot_v1_dot_admin__pb2.SetUserQuotaRequest.FromString,
+                    response_serializer=memory__service_dot_v1_dot_admin__pb2.SetUserQuotaResponse.SerializeToString,
+            ),
+            'GetUserQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUserQuota,
+                    request_deserializer=memory__service_dot_v1_dot_admin__pb2.GetUserQuotaRequest.FromString,
+                    response_serializer=memory__service_dot_v1_dot_admin__pb2.GetUserQuotaResponse.SerializeToString,
+            ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
                     request_deserializer=memory__service_dot_v1_dot_admin__pb2.CreateApiKeyRequest.FromString,
@@ -171,6 +221,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListApiKeys,
                     request_deserializer=memory__service_dot_v1_dot_admin__pb2.ListApiKeysRequest.FromString,
                     response_serializer=memory__service_dot_v1_dot_admin__pb2.ListApiKeysResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=memory__service_dot_v1_dot_admin__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=memory__service_dot_v1_dot_admin__pb2.RotateApiKeyResponse.SerializeToString,
             ),
             'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeApiKey,
@@ -281,6 +336,60 @@ class AdminService:
             _registered_method=True)
 
     @staticmethod
+    def SetUserQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memory_service.v1.AdminService/SetUserQuota',
+            memory__service_dot_v1_dot_admin__pb2.SetUserQuotaRequest.SerializeToString,
+            memory__service_dot_v1_dot_admin__pb2.SetUserQuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUserQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memory_service.v1.AdminService/GetUserQuota',
+            memory__service_dot_v1_dot_admin__pb2.GetUserQuotaRequest.SerializeToString,
+            memory__service_dot_v1_dot_admin__pb2.GetUserQuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateApiKey(request,
             target,
             options=(),
@@ -324,6 +433,33 @@ class AdminService:
             '/memory_service.v1.AdminService/ListApiKeys',
             memory__service_dot_v1_dot_admin__pb2.ListApiKeysRequest.SerializeToString,
             memory__service_dot_v1_dot_admin__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memory_service.v1.AdminService/RotateApiKey',
+            memory__service_dot_v1_dot_admin__pb2.RotateApiKeyRequest.SerializeToString,
+            memory__service_dot_v1_dot_admin__pb2.RotateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

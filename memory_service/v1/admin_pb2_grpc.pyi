@@ -53,10 +53,22 @@ class AdminServiceStub:
     """
     ListUsers: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListUsersRequest, _admin_pb2.ListUsersResponse]
     """Lists users and what they have stored, in the order of their ids, page by page."""
+    SetUserQuota: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetUserQuotaRequest, _admin_pb2.SetUserQuotaResponse]
+    """Sets what one user may store, in place of what the server's settings let every user store
+    (MEMORY_QUOTA_MEMORIES, MEMORY_QUOTA_BYTES). In force on all servers within 15 seconds. What the user has stored
+    stays, also where that is more.
+    """
+    GetUserQuota: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetUserQuotaRequest, _admin_pb2.GetUserQuotaResponse]
+    """Reads what one user may store."""
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateApiKeyRequest, _admin_pb2.CreateApiKeyResponse]
     """Makes an API key. The reply is the only place that ever shows its secret."""
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListApiKeysRequest, _admin_pb2.ListApiKeysResponse]
     """Lists API keys, also those that have ended, without secrets, newest first, page by page."""
+    RotateApiKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateApiKeyRequest, _admin_pb2.RotateApiKeyResponse]
+    """Gives an API key a new secret; id, role, users and expiry stay. The reply is the only place that ever shows it. The
+    secret before it stays valid for a while, so that callers can follow one by one; one from before that ends at once.
+    So every call ends a secret, but for one repeated under its request_id.
+    """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeApiKeyRequest, _admin_pb2.RevokeApiKeyResponse]
     """Revokes an API key: within seconds no server accepts it. Revoking it again changes nothing."""
     QueryAuditLog: _grpc.UnaryUnaryMultiCallable[_admin_pb2.QueryAuditLogRequest, _admin_pb2.QueryAuditLogResponse]
@@ -85,10 +97,22 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     ListUsers: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListUsersRequest, _admin_pb2.ListUsersResponse]  # type: ignore[assignment]
     """Lists users and what they have stored, in the order of their ids, page by page."""
+    SetUserQuota: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetUserQuotaRequest, _admin_pb2.SetUserQuotaResponse]  # type: ignore[assignment]
+    """Sets what one user may store, in place of what the server's settings let every user store
+    (MEMORY_QUOTA_MEMORIES, MEMORY_QUOTA_BYTES). In force on all servers within 15 seconds. What the user has stored
+    stays, also where that is more.
+    """
+    GetUserQuota: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetUserQuotaRequest, _admin_pb2.GetUserQuotaResponse]  # type: ignore[assignment]
+    """Reads what one user may store."""
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateApiKeyRequest, _admin_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Makes an API key. The reply is the only place that ever shows its secret."""
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListApiKeysRequest, _admin_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists API keys, also those that have ended, without secrets, newest first, page by page."""
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateApiKeyRequest, _admin_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
+    """Gives an API key a new secret; id, role, users and expiry stay. The reply is the only place that ever shows it. The
+    secret before it stays valid for a while, so that callers can follow one by one; one from before that ends at once.
+    So every call ends a secret, but for one repeated under its request_id.
+    """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeApiKeyRequest, _admin_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """Revokes an API key: within seconds no server accepts it. Revoking it again changes nothing."""
     QueryAuditLog: _aio.UnaryUnaryMultiCallable[_admin_pb2.QueryAuditLogRequest, _admin_pb2.QueryAuditLogResponse]  # type: ignore[assignment]
@@ -134,6 +158,25 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists users and what they have stored, in the order of their ids, page by page."""
 
     @_abc_1.abstractmethod
+    def SetUserQuota(
+        self,
+        request: _admin_pb2.SetUserQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetUserQuotaResponse, _abc.Awaitable[_admin_pb2.SetUserQuotaResponse]]:
+        """Sets what one user may store, in place of what the server's settings let every user store
+        (MEMORY_QUOTA_MEMORIES, MEMORY_QUOTA_BYTES). In force on all servers within 15 seconds. What the user has stored
+        stays, also where that is more.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUserQuota(
+        self,
+        request: _admin_pb2.GetUserQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetUserQuotaResponse, _abc.Awaitable[_admin_pb2.GetUserQuotaResponse]]:
+        """Reads what one user may store."""
+
+    @_abc_1.abstractmethod
     def CreateApiKey(
         self,
         request: _admin_pb2.CreateApiKeyRequest,
@@ -148,6 +191,17 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListApiKeysResponse, _abc.Awaitable[_admin_pb2.ListApiKeysResponse]]:
         """Lists API keys, also those that have ended, without secrets, newest first, page by page."""
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _admin_pb2.RotateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RotateApiKeyResponse, _abc.Awaitable[_admin_pb2.RotateApiKeyResponse]]:
+        """Gives an API key a new secret; id, role, users and expiry stay. The reply is the only place that ever shows it. The
+        secret before it stays valid for a while, so that callers can follow one by one; one from before that ends at once.
+        So every call ends a secret, but for one repeated under its request_id.
+        """
 
     @_abc_1.abstractmethod
     def RevokeApiKey(

@@ -2130,7 +2130,9 @@ class SearchSimilarResponse(_message.Message):
     plan: Global___SearchPlan.ValueType
     """How embeddings were compared."""
     candidates_considered: _builtins.int
-    """How many memories were compared precisely: all that pass the filter in an exact plan."""
+    """How many memories were ranked by their exact distances. In an exact plan all that pass the filter; below 768
+    dimensions PostgreSQL sorts those itself, and `limit` of them are counted.
+    """
     maybe_incomplete: _builtins.bool
     """True: the plan was approximate and there are fewer results than asked for, so a memory may be missing.
     Approximate plans widen until limit is reached or the user is exhausted, so this is rare.
@@ -2795,7 +2797,7 @@ class GetServerInfoResponse(_message.Message):
     """The dense side's weight in HYBRID searches that bring none."""
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """Every limit enforced."""
+        """Its limits on requests and replies. Rates and quotas are named by the errors of calls that run into them."""
 
     @_builtins.property
     def ann_indexes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnnIndex]:

@@ -205,7 +205,7 @@ class MemoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """Describes the server: versions, schema revision, embedding model, and every limit it enforces.
+        """Describes the server: versions, schema revision, embedding model, and its limits on requests and replies.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -92,7 +92,7 @@ class MemoryServiceStub:
     GetStats: _grpc.UnaryUnaryMultiCallable[_memory_pb2.GetStatsRequest, _memory_pb2.GetStatsResponse]
     """Counts what is stored for one user. A user never seen before has zeros, not an error."""
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_memory_pb2.GetServerInfoRequest, _memory_pb2.GetServerInfoResponse]
-    """Describes the server: versions, schema revision, embedding model, and every limit it enforces."""
+    """Describes the server: versions, schema revision, embedding model, and its limits on requests and replies."""
 
 @_typing.type_check_only
 class MemoryServiceAsyncStub(MemoryServiceStub):
@@ -146,7 +146,7 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     GetStats: _aio.UnaryUnaryMultiCallable[_memory_pb2.GetStatsRequest, _memory_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Counts what is stored for one user. A user never seen before has zeros, not an error."""
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_memory_pb2.GetServerInfoRequest, _memory_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Describes the server: versions, schema revision, embedding model, and every limit it enforces."""
+    """Describes the server: versions, schema revision, embedding model, and its limits on requests and replies."""
 
 class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Stores memories (text, metadata, an embedding, an importance) and finds them again."""
@@ -275,6 +275,6 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_pb2.GetServerInfoResponse, _abc.Awaitable[_memory_pb2.GetServerInfoResponse]]:
-        """Describes the server: versions, schema revision, embedding model, and every limit it enforces."""
+        """Describes the server: versions, schema revision, embedding model, and its limits on requests and replies."""
 
 def add_MemoryServiceServicer_to_server(servicer: MemoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

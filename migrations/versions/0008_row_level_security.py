@@ -15,11 +15,18 @@ revision = "0008"
 down_revision = "0007"
 
 # Roles belong to the cluster: were their names the same in all its databases, whoever may take them for one database
-# could read the others too. A name has at most 63 bytes. Citus refuses policies with subqueries; the empty text is what
-# a setting has after the transaction that set it, and belongs to nobody.
+# could read the others too. A name has at most 63 bytes, and may be in use by a database that was called so before.
+# Citus refuses policies with subqueries; the empty text is what a setting has after the transaction that set it, and
+# belongs to nobody.
 DECLARATIONS = """
-    database text := CASE WHEN octet_length(current_database()) <= 44 THEN current_database()::text
-        ELSE (SELECT oid::text FROM pg_database WHERE datname = current_database()) END;
+    database text := (
+        SELECT CASE WHEN octet_length(here.datname) <= 44 AND NOT EXISTS (
+            SELECT FROM pg_shdepend used JOIN pg_roles r ON r.oid = used.refobjid
+            WHERE used.refclassid = 'pg_authid'::regclass
+                AND r.rolname IN ('memory_service_' || here.datname, 'memory_maintenance_' || here.datname)
+                AND used.dbid NOT IN (0, here.oid)
+        ) THEN here.datname::text ELSE here.oid::text END
+        FROM pg_database here WHERE here.datname = current_database());
     service text := 'memory_service_' || database;
     maintenance text := 'memory_maintenance_' || database;
     of_user text := 'user_id = nullif(current_setting(''memory.user_id'', true), '''')';
@@ -80,9 +87,12 @@ BEGIN
 END
 """
 
-# The roles stay: without what is undone here they mean nothing.
+# The roles stay: without what is undone here they mean nothing. The database may be called otherwise by now.
 UNDO = """
 BEGIN
+    SELECT min(r.rolname) FILTER (WHERE p.polname = 'one_user'), min(r.rolname) FILTER (WHERE p.polname = 'all_users')
+    INTO service, maintenance
+    FROM pg_policy p JOIN pg_roles r ON r.oid = ANY(p.polroles) WHERE p.polrelid = 'memory_entries'::regclass;
     FOR name IN SELECT tablename FROM pg_policies WHERE schemaname = current_schema() AND policyname = 'all_users' LOOP
         EXECUTE format('ALTER TABLE %I DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY', name);
         EXECUTE format('DROP POLICY IF EXISTS one_user ON %I', name);

@@ -1,11 +1,13 @@
 """An issuer of tokens: keys of its own, published over HTTP on a real socket, and whatever it signs with them."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -20,8 +22,8 @@ Reply = Callable[[BaseHTTPRequestHandler], None]
 class Issuer:
     """Publishes keys at `jwks_url` and signs tokens. Each of its signing keys has an id."""
 
-    def __init__(self, address: str) -> None:
-        self.url = f"http://{address}"
+    def __init__(self, address: str, *, scheme: str = "http") -> None:
+        self.url = f"{scheme}://{address}"
         self.jwks_url = f"{self.url}/keys"
         self.requests: list[str] = []
         """The paths asked for."""
@@ -75,8 +77,8 @@ def send(handler: BaseHTTPRequestHandler, document: Any, *, status: int = 200, *
 
 
 @contextmanager
-def running_issuer() -> Iterator[Issuer]:
-    """Yields an issuer that answers on a free port of this machine."""
+def running_issuer(tls: tuple[Path, Path] | None = None) -> Iterator[Issuer]:
+    """Yields an issuer that answers on a free port of this machine, with TLS where there is a certificate and key."""
 
     class Handler(BaseHTTPRequestHandler):
         """Hands requests on."""
@@ -90,7 +92,12 @@ def running_issuer() -> Iterator[Issuer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    issuer = Issuer(f"127.0.0.1:{server.server_address[1]}")
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*tls)
+        # The handshake is made by the thread of the connection, with its first byte.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    issuer = Issuer(f"127.0.0.1:{server.server_address[1]}", scheme="http" if tls is None else "https")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -1,8 +1,12 @@
 """Fetching an issuer's keys over a real socket: found, and not believed when something is odd."""
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ from memory_service.access import jwks_source
 from memory_service.access.jwks_source import FetchFailed, JwksSource
 from memory_service.settings.identity import is_safe_url
 from tests.access.jwks_server import Issuer, Reply, running_issuer, send
+from tests.certificates import Authority
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +94,60 @@ def test_nobody_waits_for_ever(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(FetchFailed, match="takes longer"):
         JwksSource(issuer=issuer.url, jwks_url=issuer.jwks_url).fetch()
     assert time.monotonic() - started_at < 1
+
+
+def dripping_headers(handler: BaseHTTPRequestHandler) -> None:
+    """Begins to answer, and never comes to the point."""
+    for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 20:
+        handler.connection.sendall(bytes([byte]))
+        time.sleep(0.05)
+
+
+def test_nobody_waits_for_ever_for_a_header(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwks_source, "FETCH_TIMEOUT_S", 0.2)
+    issuer.reply = dripping_headers
+    started_at = time.monotonic()
+    with pytest.raises(FetchFailed, match="takes longer"):
+        JwksSource(issuer=issuer.url, jwks_url=issuer.jwks_url).fetch()
+    assert time.monotonic() - started_at < 1
+
+
+def test_nobody_waits_for_ever_for_a_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwks_source, "FETCH_TIMEOUT_S", 0.3)
+    gone = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            for byte in b"\x16\x03\x03\x40\x00" + b"\x02" * 40:  # a record of 16 KiB
+                connection.sendall(bytes([byte]))
+                if gone.wait(0.05):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        started_at = time.monotonic()
+        with pytest.raises(FetchFailed):
+            JwksSource(issuer="x", jwks_url=f"https://127.0.0.1:{listening.getsockname()[1]}/keys").fetch()
+        assert time.monotonic() - started_at < 1
+        gone.set()
+        thread.join()
+
+
+def test_keys_are_fetched_over_tls_from_whom_the_machine_trusts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority = Authority()
+    trusted = tmp_path / "ca.pem"
+    trusted.write_bytes(authority.certificate)
+    with running_issuer(authority.sign("issuer").write(tmp_path, "issuer")) as issuer:
+        untrusted = JwksSource(issuer=issuer.url, jwks_url=issuer.jwks_url)
+        with pytest.raises(FetchFailed, match="CERTIFICATE_VERIFY_FAILED"):
+            untrusted.fetch()
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        assert JwksSource(issuer=issuer.url, jwks_url=None).fetch()
+        assert issuer.requests == ["/.well-known/openid-configuration", "/keys"]
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,32 @@ def test_a_flood_of_unknown_keys_takes_two_connections(directory: KeyDirectory) 
         assert directory.read(api_key.new_key().id) is None
 
 
+def test_suspects_have_one_connection_together_and_keep_nobody_else_waiting(
+    database: Database, directory: KeyDirectory, clock: Clock
+) -> None:
+    key = make(database, clock)
+    with patch.object(key_directory, "SUSPECT_WAIT_S", 0.05):
+        assert directory._suspect_reads.acquire()  # noqa: SLF001 - as calls do
+        with pytest.raises(PoolExhausted):
+            directory.read(key.id, suspect=True)
+        assert directory.read(key.id) is not None
+        directory._suspect_reads.release()  # noqa: SLF001 - likewise
+        assert directory.read(key.id, suspect=True) is not None
+
+
+def test_a_suspect_is_let_in_with_a_good_key(database: Database, keys: KeyAuthenticator, clock: Clock) -> None:
+    key = make(database, clock)
+    asked: list[bool] = []
+
+    def suspect() -> bool:
+        asked.append(True)
+        return True
+
+    for _ in range(3):
+        assert keys.principal_of(key.written(), is_suspect=suspect).subject == f"key:{key.id}"
+    assert len(asked) == 1  # once it is known, nobody asks
+
+
 def test_the_thread_refreshes_by_itself_and_writes_uses_at_the_end(database: Database, clock: Clock) -> None:
     with patch.object(key_directory, "REFRESH_S", 0.05):
         directory = KeyDirectory(database)

@@ -99,7 +99,9 @@ def test_no_interval_gets_more_than_its_share(steps: list[tuple[float, int]], ra
     taken: list[tuple[float, int]] = []
     for pause_s, amount in steps:
         clock.now += pause_s
-        if buckets.take("a", amount) == 0.0:
+        wait_s = buckets.wait_s("a", amount)
+        assert buckets.take("a", amount) == wait_s
+        if wait_s == 0.0:
             taken.append((clock.now, amount))
     for start in range(len(taken)):
         # The last one may be more than the bucket holds: then it was full.

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import threading
 import time
 from datetime import UTC, datetime, tzinfo
 from functools import cache
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from memory_service.access import token_keys
 from memory_service.access.errors import CredentialsInvalid, TokenKeysUnavailable
@@ -126,6 +128,12 @@ def raw(issuer: Issuer, claims: Any, **header: Any) -> str:
 def test_clocks_may_differ_a_little(issuer: Issuer, tokens: TokenAuthenticator, claim: str, offset_s: int) -> None:
     token = issuer.sign({claim: int(time.time()) + offset_s})
     assert tokens.principal_of(token).subject == "jwt:ada"
+
+
+@pytest.mark.parametrize("exp", [10**400, NOW + 1e300, str(NOW + HOUR)], ids=["no float holds it", "far", "text"])
+def test_a_time_may_be_written_in_any_way(issuer: Issuer, tokens: TokenAuthenticator, exp: Any) -> None:
+    token = raw(issuer, issuer.claims(exp=exp))
+    assert tokens.principal_of(token).subject == tokens.principal_of(token).subject == "jwt:ada"
 
 
 def test_audiences_may_be_many(issuer: Issuer, tokens: TokenAuthenticator) -> None:
@@ -383,6 +391,29 @@ def test_an_issuer_that_is_away_does_not_end_what_is_known(
     keys.find("first", "ES256")
 
 
+def test_calls_wait_for_another_ones_fetch_only_for_a_while(
+    fetching: Fetching, without_interval: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del without_interval
+    monkeypatch.setattr(token_keys, "MAX_WAIT_S", 0.05)
+    entered, released = threading.Event(), threading.Event()
+
+    def hang() -> list[Any]:
+        entered.set()
+        released.wait(10)
+        return fetching()
+
+    keys = keys_of(hang)
+    refreshing = threading.Thread(target=keys.refresh)
+    refreshing.start()
+    assert entered.wait(5)
+    with pytest.raises(TokenKeysUnavailable):
+        keys.find("first", "ES256")
+    released.set()
+    refreshing.join()
+    keys.find("first", "ES256")
+
+
 def test_one_that_was_never_there_is_unavailable(fetching: Fetching) -> None:
     fetching.fails = True
     keys = keys_of(fetching)
@@ -417,6 +448,46 @@ def test_keys_are_taken_for_what_they_are_for() -> None:
     assert keys_of(lambda: published, algorithms=["ES256"]).fetched().keys.keys() == {("first", "ES256")}
     with pytest.raises(FetchFailed):
         keys_of(lambda: published[:5]).fetched()
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256", "PS256", "EdDSA"])
+def test_a_private_key_that_is_published_is_not_trusted(algorithm: str) -> None:
+    kinds: dict[str, Any] = {"ES256": ECAlgorithm, "EdDSA": OKPAlgorithm}
+    issuer = Issuer("issuer.invalid")
+    issuer.add("leaked", algorithm)
+    _, key = issuer.keys["leaked"]
+    described = json.loads(kinds.get(algorithm, RSAAlgorithm).to_jwk(key))
+    assert "d" in described
+    keys = keys_of(lambda: [{**described, "kid": "leaked"}, *issuer.published()[:1]]).fetched().keys
+    assert {key_id for key_id, _ in keys} == {"first"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+MEMBERS = ("kty", "crv", "x", "y", "n", "e", "d", "k", "kid", "alg", "use", "p", "q", "oth")
+
+
+@given(
+    st.sampled_from(["ES256", "RS256", "EdDSA"]),
+    st.dictionaries(st.sampled_from(MEMBERS), JSON | st.sampled_from(["RSA", "EC", "OKP", "AQAB", "sig"]), max_size=4),
+    JSON,
+)
+def test_no_published_key_is_a_defect(algorithm: str, changed: dict[str, Any], beside: Any) -> None:
+    [good] = published_with(algorithm)
+    usable = keys_of(lambda: [{**good, **changed}, beside, {**good, "kid": "good"}]).fetched().keys
+    assert ("good", algorithm) in usable
+
+
+@cache
+def published_with(algorithm: str) -> list[dict[str, Any]]:
+    """Returns what an issuer of one key publishes."""
+    issuer = Issuer("issuer.invalid")
+    issuer.keys.clear()
+    issuer.add("only", algorithm)
+    return issuer.published()
 
 
 def test_a_token_without_a_key_id_is_of_the_only_key() -> None:

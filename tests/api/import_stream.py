@@ -1,4 +1,4 @@
-"""An ImportVectors stream that a test feeds chunk by chunk."""
+"""An ImportVectors stream that a test feeds chunk by chunk, and memories to feed it with."""
 
 import queue
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from uuid import uuid4
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 from tests.api.calls import TIMEOUT_S, Failure, failure
+from tests.api.messages import new_memory, stats
 
 
 class ImportStream:
@@ -76,3 +77,13 @@ def import_all(
     for chunk in chunks:
         stream.send(chunk)
     return stream.rest()
+
+
+def some(count: int, **fields: Any) -> list[pb.NewMemory]:
+    """Returns memories to import, each with a content of its own."""
+    return [new_memory(f"memory {index} {uuid4().hex[:6]}", **fields) for index in range(count)]
+
+
+def count(stub: MemoryServiceStub, user_id: str) -> int:
+    """Returns how many live memories a user has."""
+    return stats(stub, user_id).live_count

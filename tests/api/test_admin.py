@@ -8,13 +8,14 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from memory_service.v1 import admin_pb2 as pb
 from memory_service.v1 import memory_pb2
 from memory_service.v1.admin_pb2_grpc import AdminServiceStub
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 from tests.api.admin import ask, entries, make_key
-from tests.api.calls import failure, send
+from tests.api.calls import failure, failure_of, send
 from tests.api.messages import get, insert, insert_all, new_memory, stats, timestamp
 from tests.api.waiting import eventually
 from tests.fix_database import Databases
@@ -99,6 +100,10 @@ def test_an_erased_user_may_begin_anew(admin: AdminServiceStub, stub: MemoryServ
         (pb.QueryAuditLogRequest(subject="x" * 256), "subject"),
         (pb.QueryAuditLogRequest(method="a\0b"), "method"),
         (pb.ClearDatabaseRequest(), "confirm"),
+        (pb.SetUserQuotaRequest(), "user_id"),
+        (pb.SetUserQuotaRequest(user_id="u", quota=pb.UserQuota(max_memories=-1)), "quota.max_memories"),
+        (pb.SetUserQuotaRequest(user_id="u", quota=pb.UserQuota(max_bytes=-1)), "quota.max_bytes"),
+        (pb.GetUserQuotaRequest(user_id="x" * 256), "user_id"),
         (pb.CreateApiKeyRequest(role=pb.ROLE_READER, all_users=True), "name"),
         (pb.CreateApiKeyRequest(name="k" * 101, role=pb.ROLE_READER, all_users=True), "name"),
         (pb.CreateApiKeyRequest(name="a\nb", role=pb.ROLE_READER, all_users=True), "name"),
@@ -114,6 +119,12 @@ def test_an_erased_user_may_begin_anew(admin: AdminServiceStub, stub: MemoryServ
             ),
             "expires_at",
         ),
+        (pb.RotateApiKeyRequest(), "key_id"),
+        (pb.RotateApiKeyRequest(key_id="k" * 256), "key_id"),
+        (pb.RotateApiKeyRequest(key_id="k", overlap=Duration(seconds=-1)), "overlap"),
+        (pb.RotateApiKeyRequest(key_id="k", overlap=Duration(nanos=-1)), "overlap"),
+        (pb.RotateApiKeyRequest(key_id="k", overlap=Duration(seconds=365 * 86_400 + 1)), "overlap"),
+        (pb.RotateApiKeyRequest(key_id="k", overlap=Duration(seconds=2**63 - 1, nanos=2**31 - 1)), "overlap"),
         (pb.RevokeApiKeyRequest(), "key_id"),
         (pb.RevokeApiKeyRequest(key_id="a\0b"), "key_id"),
     ],
@@ -170,6 +181,38 @@ def test_a_page_token_is_of_its_own_call(admin: AdminServiceStub, stub: MemorySe
     assert failure(lambda: ask(admin, changed)).reason == "PAGE_TOKEN_INVALID"
 
 
+def test_a_user_is_given_a_quota_of_its_own(
+    admin: AdminServiceStub, stub: MemoryServiceStub, user_id: str, other_user_id: str
+) -> None:
+    get = pb.GetUserQuotaRequest(user_id=user_id)
+    any_amount = pb.UserQuota(max_memories=0, max_bytes=0)
+    assert ask(admin, get) == pb.GetUserQuotaResponse(quota=pb.UserQuota(), in_force=any_amount)
+
+    quota = pb.UserQuota(max_memories=2)
+    in_force = pb.UserQuota(max_memories=2, max_bytes=0)
+    assert ask(admin, pb.SetUserQuotaRequest(user_id=user_id, quota=quota)).in_force == in_force
+    assert ask(admin, get) == pb.GetUserQuotaResponse(quota=quota, in_force=in_force)
+
+    def is_refused() -> bool:
+        try:
+            insert(stub, user_id)
+        except grpc.RpcError as error:
+            refused = failure_of(error)
+            assert (refused.reason, refused.facts) == ("QUOTA_EXCEEDED", {"quota": "MEMORY_QUOTA_MEMORIES"})
+            return True
+        return False
+
+    eventually(is_refused)
+    assert stats(stub, user_id).live_count >= 2
+    insert_all(stub, other_user_id, [new_memory()] * 3)
+
+    ask(admin, erase(user_id))
+    assert ask(admin, get).quota == pb.UserQuota()
+    ask(admin, pb.SetUserQuotaRequest(user_id=user_id, quota=quota))
+    ask(admin, pb.SetUserQuotaRequest(user_id=user_id))
+    assert ask(admin, get).quota == pb.UserQuota()
+
+
 def test_what_has_expired_is_purged_now(
     admin: AdminServiceStub, stub: MemoryServiceStub, user_id: str, module_database_url: str
 ) -> None:
@@ -212,6 +255,55 @@ def test_keys_are_made_listed_and_revoked(admin: AdminServiceStub, guarded: Serv
     assert (unknown.code, unknown.reason) == (grpc.StatusCode.NOT_FOUND, "API_KEY_NOT_FOUND")
 
 
+def test_a_key_is_rotated_and_both_secrets_are_good_for_a_while(
+    admin: AdminServiceStub, guarded: ServerProcess, user_id: str
+) -> None:
+    made = ask(admin, pb.CreateApiKeyRequest(name="chat", role=pb.ROLE_READER, user_ids=[user_id]))
+
+    def outcome(secret: str) -> str:
+        metadata = (("authorization", f"Bearer {secret}"),)
+        request = memory_pb2.GetStatsRequest(user_id=user_id)
+        try:
+            guarded.stub.GetStats(request, metadata=metadata, timeout=10)
+        except grpc.RpcError as error:
+            return failure_of(error).reason
+        return "OK"
+
+    assert outcome(made.secret) == "OK"
+    rotated_at = datetime.now(UTC)
+    rotated = ask(admin, pb.RotateApiKeyRequest(key_id=made.key.id))
+    valid_for = rotated.previous_valid_until.ToDatetime(UTC) - rotated_at
+    assert timedelta(0) <= valid_for - timedelta(hours=24) < timedelta(minutes=1)
+    assert rotated.secret != made.secret
+    kept = pb.ApiKey()
+    kept.CopyFrom(rotated.key)
+    assert kept.HasField("rotated_at")
+    for field in ("rotated_at", "last_used_at"):
+        kept.ClearField(field)
+    assert kept == made.key
+    assert outcome(rotated.secret) == outcome(made.secret) == "OK"
+
+    newest = ask(admin, pb.RotateApiKeyRequest(key_id=made.key.id, overlap=Duration()))
+    assert outcome(newest.secret) == "OK"
+    eventually(lambda: outcome(rotated.secret) == outcome(made.secret) == "CREDENTIALS_INVALID")
+    listed = str(ask(admin, pb.ListApiKeysRequest()))
+    assert all(secret.rpartition("_")[2] not in listed for secret in (made.secret, rotated.secret, newest.secret))
+
+    ask(admin, pb.RevokeApiKeyRequest(key_id=made.key.id))
+    for key_id in (made.key.id, "nobody"):
+        refused = failure(lambda key_id=key_id: ask(admin, pb.RotateApiKeyRequest(key_id=key_id)))  # type: ignore[misc]
+        assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "API_KEY_NOT_FOUND")
+
+    def audited() -> list[str]:
+        found = entries(admin, method="RotateApiKey")
+        # What is no key's id is not written down: it may be a whole key.
+        assert {entry.key_id for entry in found} <= {made.key.id, ""}
+        return [entry.code for entry in found if entry.key_id == made.key.id]
+
+    eventually(lambda: len(audited()) == 6)
+    assert audited() == ["", "OK", "", "OK", "", "NOT_FOUND"]
+
+
 def test_keys_are_listed_in_pages_newest_first(admin: AdminServiceStub) -> None:
     made = [ask(admin, pb.CreateApiKeyRequest(name=f"k{n}", role=pb.ROLE_READER, all_users=True)).key for n in range(3)]
     found: list[str] = []
@@ -224,6 +316,31 @@ def test_keys_are_listed_in_pages_newest_first(admin: AdminServiceStub) -> None:
         request.page_token = page.next_page_token
     assert found[:3] == [key.id for key in reversed(made)]
     assert len(set(found)) == len(found)
+
+
+def test_a_page_of_keys_ends_before_it_is_too_large_for_a_client(admin: AdminServiceStub) -> None:
+    made = [
+        ask(
+            admin,
+            pb.CreateApiKeyRequest(
+                name=f"large-{n}",
+                role=pb.ROLE_READER,
+                user_ids=[f"{i:03}" + "\N{OLD PERSIAN SIGN A}" * 252 for i in range(100)],
+            ),
+        ).key
+        for n in range(40)
+    ]
+    request, pages, listed = pb.ListApiKeysRequest(page_size=1_000), 0, []
+    while True:
+        page = ask(admin, request)
+        assert page.ByteSize() <= 3.5 * 2**20
+        listed += [key.id for key in page.keys]
+        pages += 1
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert pages > 1
+    assert listed[:40] == [key.id for key in reversed(made)]
 
 
 @pytest.mark.parametrize("method", [method.name for method in SERVICE.methods])

@@ -115,8 +115,11 @@ ADMINISTRATION: dict[str, Callable[[str], Any]] = {
     "EraseUser": lambda user_id: admin_pb2.EraseUserRequest(user_id=user_id, confirm_user_id=user_id),
     "PurgeExpired": lambda _: admin_pb2.PurgeExpiredRequest(),
     "ListUsers": lambda _: admin_pb2.ListUsersRequest(),
+    "SetUserQuota": lambda user_id: admin_pb2.SetUserQuotaRequest(user_id=user_id),
+    "GetUserQuota": lambda user_id: admin_pb2.GetUserQuotaRequest(user_id=user_id),
     "CreateApiKey": lambda _: admin_pb2.CreateApiKeyRequest(name="k", role=admin_pb2.ROLE_READER, all_users=True),
     "ListApiKeys": lambda _: admin_pb2.ListApiKeysRequest(),
+    "RotateApiKey": lambda _: admin_pb2.RotateApiKeyRequest(key_id="nobody"),
     "RevokeApiKey": lambda _: admin_pb2.RevokeApiKeyRequest(key_id="nobody"),
     "QueryAuditLog": lambda user_id: admin_pb2.QueryAuditLogRequest(user_id=user_id),
     "ClearDatabase": lambda _: admin_pb2.ClearDatabaseRequest(confirm=True),
@@ -214,7 +217,7 @@ def test_an_admin_call_is_written_down_before_and_after(
     assert {begun.subject, ended.subject} == {f"key:{admin_key[0]}"}
     assert (begun.code, ended.code) == ("", "OK" if done.error is None else done.error.code().name)
     assert bool(ended.reason) == (done.error is not None)
-    about = done.user_id if method in {"EraseUser", "QueryAuditLog"} else ""
+    about = done.user_id if method in {"EraseUser", "SetUserQuota", "GetUserQuota", "QueryAuditLog"} else ""
     assert {begun.user_id, ended.user_id} == {about}
 
 

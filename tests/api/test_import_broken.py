@@ -14,8 +14,8 @@ import pytest
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 from tests.api.calls import code_of, send
-from tests.api.import_stream import ImportStream, import_all
-from tests.api.messages import insert, new_memory, stats
+from tests.api.import_stream import ImportStream, count, import_all
+from tests.api.messages import insert, new_memory
 from tests.api.waiting import eventually
 from tests.fix_server import ServerProcess, StartServer
 
@@ -49,10 +49,6 @@ def blocker(module_database_url: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(module_database_url) as connection:
         yield connection
         connection.rollback()
-
-
-def count(stub: MemoryServiceStub, user_id: str) -> int:
-    return stats(stub, user_id).live_count
 
 
 def settled_count(stub: MemoryServiceStub, user_id: str) -> int:

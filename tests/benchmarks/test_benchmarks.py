@@ -1,42 +1,31 @@
-"""The benchmark judges rightly, keeps what it found, and its page is current."""
+"""The benchmark judges rightly, and its report, plots and page say what it found."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import outcome, page, plots, report
+from benchmarks import page, plots, report
 from benchmarks.__main__ import PARTS
 from benchmarks.callers import Round
 from benchmarks.clustered import ClusteredSpace
 from benchmarks.collection import Collection, UserPlan, clustered_collection, id_of, row_of
 from benchmarks.comparison import Comparison
-from benchmarks.outcome import Circumstances, Outcome, rounded
-from benchmarks.part import PartResult
 from benchmarks.parts.mixed import growth_after_warm_up
 from benchmarks.question import Answer, Question, Restriction
 from benchmarks.recall_truth import Truth, best_of, recall_at_k
 from benchmarks.scale import TINY
-from benchmarks.targets import at_least, at_most
-from benchmarks.time_limit import TookTooLong, time_limit
+from harness import results_file
+from harness.report import number
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = Path(__file__).with_name("sample_results.json")
-WHEN = Circumstances(
-    started_at=datetime(2026, 11, 21, tzinfo=UTC), duration_s=60.0, load_before=[0.1], load_after=[1.5], revision="abc"
-)
-MACHINE = {"processor": "a processor", "cores": 2, "memory_bytes": 2**34, "python": "3.11"}
-POSTGRES = {"server_version": "18.4", "shared_buffers": "4GB"}
 
 
 def collection() -> Collection:
@@ -103,58 +92,11 @@ def test_ratios_are_medians_of_pairs() -> None:
     assert compared.service_p50_ms() == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize(("measured", "reached"), [(1.9, False), (2.0, True), (2.1, True)])
-def test_targets_include_their_bound(measured: float, *, reached: bool) -> None:
-    assert at_least("a", measured, 2.0).reached is reached
-    assert at_most("a", -measured, -2.0).reached is reached
-
-
 def test_memory_growth_leaves_the_warm_up_out() -> None:
     flat = [(calls, 50 if calls < 20 else 100) for calls in range(101)]
     leaking = [(calls, 100 + calls) for calls in range(101)]
     assert growth_after_warm_up(flat) == 1.0
     assert growth_after_warm_up(leaking) == pytest.approx(195 / 125)
-
-
-def test_time_limit_ends_what_it_surrounds() -> None:
-    with pytest.raises(TookTooLong), time_limit(0.05):
-        time.sleep(10)
-    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-
-
-def results_in(folder: Path) -> Outcome:
-    return Outcome(folder / "tiny.json", TINY, machine=MACHINE, postgres=POSTGRES)
-
-
-def test_parts_of_several_runs_merge(tmp_path: Path) -> None:
-    results_in(tmp_path).add("one", PartResult({"rate": 1.23456789}, [at_least("rate", 1.2, 1.0)]), WHEN)
-    second = results_in(tmp_path)
-    second.add("two", PartResult({"rate": 2.0}), WHEN)
-    second.add("one", PartResult({"rate": 3.0}), WHEN)
-    parts = json.loads((tmp_path / "tiny.json").read_text())["parts"]
-    assert {name: part["figures"]["rate"] for name, part in parts.items()} == {"one": 3.0, "two": 2.0}
-    assert parts["one"]["targets"] == []
-
-
-def test_failure_does_not_replace_a_result(tmp_path: Path) -> None:
-    results = results_in(tmp_path)
-    results.fail("one", "RuntimeError: no", WHEN)
-    assert not results.has("one")
-    assert "Not measured: one (RuntimeError: no)" in report.as_markdown(results.data)
-    results.add("one", PartResult({"rate": 3.0}), WHEN)
-    results.fail("one", "RuntimeError: no", WHEN)
-    assert results.has("one")
-
-
-def test_results_of_other_sizes_do_not_mix(tmp_path: Path) -> None:
-    results_in(tmp_path).add("one", PartResult({}), WHEN)
-    other = Outcome(tmp_path / "tiny.json", replace(TINY, rounds=9), machine=MACHINE, postgres=POSTGRES)
-    assert other.starts_anew
-    assert not other.has("one")
-
-
-def test_numbers_are_rounded_to_what_was_measured() -> None:
-    assert rounded({"a": [1.23456789, 7], "b": (0.000123456,)}) == {"a": [1.2346, 7], "b": [0.00012346]}
 
 
 @pytest.fixture
@@ -169,7 +111,7 @@ def test_report_holds_every_target_and_part(sample: Any) -> None:
     for name, part in sample["parts"].items():
         assert f"### {name}" in text
         for target in part["targets"]:
-            assert f"| {target['name']} | {report.number(target['measured'])}" in text
+            assert f"| {target['name']} | {number(target['measured'])}" in text
 
 
 def test_plots_are_drawn_and_small(sample: Any, tmp_path: Path) -> None:
@@ -186,7 +128,7 @@ def test_nothing_is_drawn_from_nothing(sample: Any, tmp_path: Path) -> None:
 
 def test_performance_page_is_current() -> None:
     text = page.PAGE.read_text(encoding="utf-8")
-    assert page.fill(text, outcome.read(page.DATA)) == text, "run `make docs`"
+    assert page.fill(text, results_file.read(page.DATA)) == text, "run `make docs`"
 
 
 def test_page_takes_its_numbers_from_the_results(sample: Any) -> None:
@@ -194,7 +136,7 @@ def test_page_takes_its_numbers_from_the_results(sample: Any) -> None:
     filled = page.fill(text, sample)
     assert "Not measured yet" not in filled
     p50 = sample["parts"]["large-user"]["figures"]["answers"]["p50_ms"]
-    assert f"| no filter | {report.number(p50)} |" in filled
+    assert f"| no filter | {number(p50)} |" in filled
     assert page.fill(filled, sample) == filled
     for part in PARTS:
         sparse = {**sample, "parts": {name: body for name, body in sample["parts"].items() if name != part}}

@@ -15,6 +15,7 @@ from memory_service.embedding.errors import (
     RequestGivenUp,
     TextNotEmbeddable,
 )
+from tests.clock import SecondsClock
 from tests.embedding.conftest import MakeEmbedder
 from tests.embedding.hand_worked import DIMENSIONS
 from tests.embedding.provider import Provider, Status, vectors_of
@@ -30,7 +31,7 @@ class ScriptedEmbedder:
     dimensions = DIMENSIONS
     cacheable = True
 
-    def __init__(self, clock: "Clock") -> None:
+    def __init__(self, clock: SecondsClock) -> None:
         self.clock = clock
         self.asked = 0
         self.error: Exception | None = None
@@ -58,24 +59,13 @@ class ScriptedEmbedder:
         """Has nothing to release."""
 
 
-class Clock:
-    """Tells the seconds that the test has set."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        """Returns the time."""
-        return self.now
+@pytest.fixture
+def clock() -> SecondsClock:
+    return SecondsClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def embedder(clock: Clock) -> ScriptedEmbedder:
+def embedder(clock: SecondsClock) -> ScriptedEmbedder:
     return ScriptedEmbedder(clock)
 
 
@@ -85,7 +75,7 @@ def states() -> list[CircuitState]:
 
 
 @pytest.fixture
-def breaker(embedder: ScriptedEmbedder, clock: Clock, states: list[CircuitState]) -> CircuitBreaker:
+def breaker(embedder: ScriptedEmbedder, clock: SecondsClock, states: list[CircuitState]) -> CircuitBreaker:
     return CircuitBreaker(embedder, OPTIONS, on_state=states.append, clock=clock)
 
 
@@ -127,7 +117,7 @@ def test_failures_in_a_row_open_it(
 
 
 def test_it_closes_by_itself(
-    breaker: CircuitBreaker, embedder: ScriptedEmbedder, clock: Clock, states: list[CircuitState]
+    breaker: CircuitBreaker, embedder: ScriptedEmbedder, clock: SecondsClock, states: list[CircuitState]
 ) -> None:
     fail(breaker, embedder, 3)
     clock.now += refused(breaker).retry_after_s - 0.01
@@ -142,7 +132,7 @@ def test_it_closes_by_itself(
 
 
 def test_one_request_probes_while_the_others_fail(
-    breaker: CircuitBreaker, embedder: ScriptedEmbedder, clock: Clock, states: list[CircuitState]
+    breaker: CircuitBreaker, embedder: ScriptedEmbedder, clock: SecondsClock, states: list[CircuitState]
 ) -> None:
     fail(breaker, embedder, 3)
     clock.now += 12
@@ -157,7 +147,7 @@ def test_one_request_probes_while_the_others_fail(
 
 
 def test_cool_downs_grow_to_a_limit_and_begin_anew(
-    breaker: CircuitBreaker, embedder: ScriptedEmbedder, clock: Clock
+    breaker: CircuitBreaker, embedder: ScriptedEmbedder, clock: SecondsClock
 ) -> None:
     fail(breaker, embedder, 3)
     for cool_down_s in (10, 20, 40, 60, 60):
@@ -185,7 +175,7 @@ def test_the_provider_s_wish_is_honoured(
 def test_what_says_nothing_neither_opens_nor_closes_it(
     breaker: CircuitBreaker,
     embedder: ScriptedEmbedder,
-    clock: Clock,
+    clock: SecondsClock,
     states: list[CircuitState],
     error: Exception,
 ) -> None:
@@ -202,7 +192,7 @@ def test_what_says_nothing_neither_opens_nor_closes_it(
 
 
 def test_a_provider_that_answers_wrongly_is_not_left_alone(
-    breaker: CircuitBreaker, embedder: ScriptedEmbedder, clock: Clock, states: list[CircuitState]
+    breaker: CircuitBreaker, embedder: ScriptedEmbedder, clock: SecondsClock, states: list[CircuitState]
 ) -> None:
     misconfigured = EmbedderMisconfigured("the embedding provider does not accept the API key (HTTP 401)")
     fail(breaker, embedder, 10, misconfigured)
@@ -241,7 +231,7 @@ def test_answers_to_requests_of_before_change_nothing(
     assert refused(breaker).retry_after_s <= 12
 
 
-def test_changes_are_logged_once(breaker: CircuitBreaker, embedder: ScriptedEmbedder, clock: Clock) -> None:
+def test_changes_are_logged_once(breaker: CircuitBreaker, embedder: ScriptedEmbedder, clock: SecondsClock) -> None:
     with structlog.testing.capture_logs() as events:
         fail(breaker, embedder, 3)
         for _ in range(5):
@@ -261,7 +251,7 @@ def test_changes_are_logged_once(breaker: CircuitBreaker, embedder: ScriptedEmbe
     assert 10 <= events[0]["cool_down_s"] <= 12
 
 
-def test_refusals_are_counted(embedder: ScriptedEmbedder, clock: Clock) -> None:
+def test_refusals_are_counted(embedder: ScriptedEmbedder, clock: SecondsClock) -> None:
     refusals: list[None] = []
     breaker = CircuitBreaker(embedder, OPTIONS, on_refusal=lambda: refusals.append(None), clock=clock)
     fail(breaker, embedder, 3)
@@ -270,7 +260,7 @@ def test_refusals_are_counted(embedder: ScriptedEmbedder, clock: Clock) -> None:
     assert len(refusals) == 1
 
 
-def test_it_recovers_with_a_provider(make_embedder: MakeEmbedder, provider: Provider, clock: Clock) -> None:
+def test_it_recovers_with_a_provider(make_embedder: MakeEmbedder, provider: Provider, clock: SecondsClock) -> None:
     breaker = CircuitBreaker(make_embedder(retries=0), OPTIONS, clock=clock)
     provider.fail(Status(500), always=True)
     for _ in range(20):
@@ -284,7 +274,7 @@ def test_it_recovers_with_a_provider(make_embedder: MakeEmbedder, provider: Prov
 
 
 def test_too_many_requests_are_not_followed_by_more(
-    make_embedder: MakeEmbedder, provider: Provider, clock: Clock
+    make_embedder: MakeEmbedder, provider: Provider, clock: SecondsClock
 ) -> None:
     breaker = CircuitBreaker(make_embedder(retries=0), OPTIONS, clock=clock)
     provider.fail(Status(429, headers={"Retry-After": "30"}), always=True)

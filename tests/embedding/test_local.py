@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import wordllama
 
@@ -91,6 +92,20 @@ def test_one_long_text_does_not_pad_its_batch(embedder: LocalEmbedder) -> None:
         tracemalloc.stop()
 
     assert peak_bytes < 8 * MIB
+
+
+def test_ever_new_texts_leave_nothing_behind(embedder: LocalEmbedder) -> None:
+    words = ["harbour", "cello", "Ada", "ice", "the", "of", "others", "zeppelin", "memory", "Zürich"]
+
+    def embed(count: int, *, first: int) -> int:
+        """Embeds short texts one by one, and returns what the process takes afterwards."""
+        for number in range(first, first + count):
+            text = " ".join(f"{word}{number * 7 + place}" for place, word in enumerate(words * 2))
+            embedder.embed([text], timeout_s=10)
+        return int(psutil.Process().memory_info().rss)
+
+    before = embed(500, first=0)
+    assert embed(2_500, first=500) - before < 4 * MIB, "the tokenizer's own cache takes 6 KiB for each"
 
 
 def test_the_deadline_ends_a_long_batch(embedder: LocalEmbedder) -> None:

@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
+import psycopg
 import pytest
 
-from faults.audit import Discrepancies, Row, discrepancies
+from faults.audit import Discrepancies, Row, compare, discrepancies
 from faults.journal import OK, Attempt, Journal, Kept, UserJournal
 from faults.recovery import Cause, longest_wait_s, seconds_until_served
 
@@ -96,6 +98,52 @@ def test_a_doubled_write_is_noticed(change: Callable[[Rows], object]) -> None:
 def test_rows_of_others_are_noticed() -> None:
     assert audited(put("1", Row("bob 1", "", 1, deleted=False))).strangers
     assert discrepancies(STORED, [JOURNAL, Journal(strangers=["bob was shown 1"])]).strangers
+
+
+STORE = """
+INSERT INTO memory_entries (
+    user_id, id, content, summary, metadata, importance, version, created_at, updated_at, deleted_at, purge_at
+) VALUES (
+    %(user_id)s, %(id)s, %(content)s, %(summary)s, '{}', 5, %(version)s, now(), now(),
+    CASE WHEN %(deleted)s THEN now() END, CASE WHEN %(deleted)s THEN now() END
+)
+"""
+
+
+def uuid_of(number: str) -> str:
+    return f"00000000-0000-0000-0000-{number:>012}"
+
+
+def test_what_is_compared_is_what_the_database_holds(database_url: str) -> None:
+    journal = copy.deepcopy(JOURNAL)
+    user = journal.users["ann"]
+    user.kept = {uuid_of(number): kept for number, kept in user.kept.items()}
+    user.erased = {uuid_of("4")}
+    rows: list[dict[str, Any]] = [
+        {
+            "user_id": "ann",
+            "id": uuid_of(number),
+            "content": row.content,
+            "summary": row.summary,
+            "version": row.version,
+            "deleted": row.deleted,
+        }
+        for number, row in STORED["ann"].items()
+    ]
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("INSERT INTO users VALUES ('ann', now())")
+        for row in rows:
+            connection.execute(STORE, row)
+        assert compare(database_url, [journal]) == Discrepancies([], [], [])
+
+        user.kept[uuid_of("9")] = Kept("ann 9", "", "e")  # told, and never stored
+        assert compare(database_url, [journal]).lost == [f"{uuid_of('9')}: not there"]
+        del user.kept[uuid_of("9")]
+
+        connection.execute(STORE, rows[0] | {"id": uuid_of("8"), "content": "ann 8"})  # stored, and never told
+        assert [found[:36] for found in compare(database_url, [journal]).doubled] == [uuid_of("8")]
+        connection.execute("DELETE FROM memory_entries")
+        assert len(compare(database_url, [journal]).lost) == len(user.kept)
 
 
 def attempts(*ended: tuple[float, str]) -> Journal:

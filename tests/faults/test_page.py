@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.outcome import read
 from faults import page
 from faults.catalog import SCENARIOS
 from faults.record import RESULTS
+from harness.results_file import read
 
 FIGURES: dict[str, Any] = {
     "recovery_s": 1.25,

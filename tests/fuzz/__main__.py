@@ -1,7 +1,6 @@
 """`python -m tests.fuzz`: fuzzes a service of its own for as long as it is told, or sends inputs that failed again."""
 
 import argparse
-import itertools
 import random
 import sys
 import tempfile
@@ -15,7 +14,8 @@ from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 from tests.fix_database import DIMENSIONS, MEMORY_DISK, MODEL
 from tests.fix_server import DEFAULTS, ServerProcess, open_channel, start_process
 from tests.fuzz import campaign
-from tests.fuzz.footprint import MIB, Footprint, footprint_of
+from tests.fuzz.footprint import footprint_of
+from tests.fuzz.growth import Rounds
 from tests.fuzz.interleaving import Interleaving
 from tests.fuzz.linearizability import NotLinearizable
 from tests.fuzz.population import populate
@@ -28,12 +28,6 @@ START_LIMIT_S = 180.0  # on a busy machine too
 REQUESTS_EACH = 20
 CLIENTS = 4
 OPERATIONS = 25
-
-# A large request leaves its high-water mark in the process. So the first round's inputs are sent again in the end, so
-# many times: what grows by more than this from the second time to the last has no bound.
-REPETITIONS = 4
-MAX_GROWTH_BYTES = 16 * MIB
-MAX_MORE_THREADS = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,12 +76,15 @@ class Progress:
 
     def __init__(self, total: int, what: str) -> None:
         self._total, self._what = total, what
+        self._done = 0
         self._started_at = self._said_at = time.monotonic()
 
     def update(self, done: int, more: Callable[[], object] = lambda: "") -> None:
         """Tells it, if it is time."""
         now = time.monotonic()
-        if now - self._said_at >= SAY_EVERY_S or done >= self._total:
+        just_done = done >= self._total > self._done
+        self._done = done
+        if now - self._said_at >= SAY_EVERY_S or just_done:
             self._said_at = now
             rate = done / (now - self._started_at)
             say(f"{done:,} of {self._total:,} {self._what}, {rate:,.0f}/s {more()}")
@@ -96,33 +93,23 @@ class Progress:
 def fuzz(server: ServerProcess, inputs: int, number: int, *, ends_at: float) -> int:
     """Sends inputs; returns how many faults it found, saved and told."""
     target = Target(server.channel)
-    population = populate(server.stub)
+    population = populate(server.channel)
     progress = Progress(inputs, "inputs")
+    rounds = Rounds(server, target)
+    numbers = rounds.numbers(number, inputs=inputs, ends_at=ends_at)
     told = 0
-    footprints: list[Footprint] = []
-
-    def numbers() -> Iterator[int]:
-        for round_number in itertools.count():
-            if target.inputs >= inputs or time.monotonic() >= ends_at or server.process.poll() is not None:
-                break
-            yield number + round_number
-        for _ in range(REPETITIONS):
-            if server.process.poll() is not None:
-                return
-            yield number
-            footprints.append(footprint_of(server.process.pid))
-
-    for _ in campaign.run(target, server.stub, population, numbers=numbers(), requests_each=REQUESTS_EACH):
+    for _ in campaign.run(target, population, numbers=numbers, requests_each=REQUESTS_EACH):
         progress.update(target.inputs, lambda: footprint_of(server.process.pid))
         for finding in target.findings[told:]:
             say(f"FOUND {finding.rpc}: {finding.what}; saved as {finding.save(FOLDER)}")
         told = len(target.findings)
     for rpc, answers in sorted(target.answers.items()):
         say(f"  {rpc}: {', '.join(f'{count:,} {name}' for name, count in answers.most_common())}")
-    return told + _aftermath(server, target, footprints)
+    say(f"{target.inputs:,} inputs")
+    return told + _aftermath(server, rounds)
 
 
-def _aftermath(server: ServerProcess, target: Target, footprints: Sequence[Footprint]) -> int:
+def _aftermath(server: ServerProcess, rounds: Rounds) -> int:
     """Returns how many faults show in the process and its log; tells them."""
     found = 0
     if server.process.poll() is not None:
@@ -132,11 +119,11 @@ def _aftermath(server: ServerProcess, target: Target, footprints: Sequence[Footp
         if event.get("level") in {"error", "critical"}:
             found += 1
             say(f"FOUND in the log: {event}")
-    say(f"{target.inputs:,} inputs; the first round again and again: {'; '.join(map(str, footprints))}")
-    warm, last = footprints[1], footprints[-1]
-    if last.rss_bytes - warm.rss_bytes > MAX_GROWTH_BYTES or last.threads - warm.threads > MAX_MORE_THREADS:
-        found += 1
-        say("FOUND growth")
+    for what, (footprints, grew) in rounds.growth().items():
+        say(f"after each round of {what}: {'; '.join(map(str, footprints))}")
+        if grew:
+            found += 1
+            say("FOUND growth")
     return found
 
 
@@ -162,7 +149,7 @@ def interleave(server: ServerProcess, rounds: int, number: int, *, ends_at: floa
 def replay(server: ServerProcess, files: Sequence[Path]) -> int:
     """Sends saved inputs; returns 1 when any of them still fails."""
     target = Target(server.channel)
-    populate(server.stub)
+    populate(server.channel)
     by_path = {rpc.path: rpc for rpc in rpcs()}
     for path in files:
         rpc, data = load(path)

@@ -1,10 +1,13 @@
 """What a service's processes take: memory and threads."""
 
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import psutil
 
 MIB = 1 << 20
+HEAP_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +30,19 @@ def footprint_of(pid: int) -> Footprint:
         rss_bytes=sum(process.memory_info().rss for process in processes),
         threads=sum(process.num_threads() for process in processes),
     )
+
+
+def arenas_of(pid: int) -> int:
+    """Returns how many regions glibc has reserved for the memory of threads: 64 MiB each, what is not used barred."""
+    regions = [_region(line) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    return sum(
+        start % HEAP_BYTES == 0 and (used, barred) == ("rw-p", "---p") and end == start + HEAP_BYTES
+        for (start, _, used), (_, end, barred) in pairwise(regions)
+    )
+
+
+def _region(line: str) -> tuple[int, int, str]:
+    """Returns where a mapping begins and ends, and what may be done there."""
+    addresses, permissions, *_ = line.split()
+    start, end = (int(address, 16) for address in addresses.split("-"))
+    return start, end, permissions

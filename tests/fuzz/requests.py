@@ -58,7 +58,7 @@ NEEDED = {
     "values",
     "value",
 }
-NEEDED |= {"operator", "chunk", "confirm_user_id", "name", "role", "user_ids"}
+NEEDED |= {"operator", "chunk", "confirm_user_id", "confirm", "name", "role", "user_ids", "key_id"}
 # Those a sane request leaves out mostly: they narrow down or rule out all the rest.
 RARE = {"page_token", "show_deleted", "etag", "request_id", "metric", "embed_async", "duplicates", "language"}
 RARE |= {"embed_text", "hard", "show_deleted", "all_users", "expires_at"}
@@ -98,6 +98,15 @@ class Requests:
             "conversation_id": st.sampled_from(CONVERSATIONS),
             "paths": st.sampled_from(MEMORY_PATHS),
             "keys": st.sampled_from(("a", "b", "c")),
+            "key_id": st.sampled_from(population.key_ids),
+            "method": st.sampled_from(("InsertVector", "EraseUser")),
+        }
+        # Those of which any other value would leave less to the requests to come.
+        self._confined: dict[str, SearchStrategy[str]] = {
+            "EraseUserRequest.user_id": st.just(ERASED_USER),
+            "EraseUserRequest.confirm_user_id": st.just(ERASED_USER),
+            "SetUserQuotaRequest.user_id": st.just(ERASED_USER),
+            "RevokeApiKeyRequest.key_id": st.sampled_from(population.revoked_key_ids),
         }
 
     def of(self, descriptor: Descriptor) -> SearchStrategy[Any]:
@@ -182,8 +191,8 @@ class Requests:
                 return st.sampled_from(INTEGERS if sane else INTEGERS + WILD_INTEGERS)
 
     def _strings(self, field: FieldDescriptor, *, sane: bool) -> SearchStrategy[Any]:
-        if field.full_name.startswith("memory_service.v1.EraseUserRequest."):
-            return st.just(ERASED_USER)  # all others are to be there for the requests to come
+        if (confined := self._confined.get(field.full_name.removeprefix("memory_service.v1."))) is not None:
+            return confined
         if field.type == FieldDescriptor.TYPE_BYTES:
             return st.binary(max_size=64)
         named = self._named.get(field.name, texts)

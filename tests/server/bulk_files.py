@@ -1,7 +1,8 @@
 """Files to import, and running `memory-service import` and `export` in this process."""
 
 import json
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import pytest
 from memory_service.__main__ import main
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
+from tests.fix_server import ServerProcess
 
 TIMEOUT_S = 30.0
+
+Import = Callable[..., int]
+"""What the fixture import_file yields: `import_file(path, *arguments)`."""
 
 
 def line(number: int, **fields: Any) -> dict[str, Any]:
@@ -49,3 +54,15 @@ def all_memories(stub: MemoryServiceStub, user_id: str, **fields: Any) -> list[p
         if not page.next_page_token:
             return found
         request.page_token = page.next_page_token
+
+
+def count(server: ServerProcess, user_id: str) -> int:
+    """Returns how many live memories a user has."""
+    return server.stub.GetStats(pb.GetStatsRequest(user_id=user_id), timeout=TIMEOUT_S).live_count
+
+
+def free_address() -> str:
+    """Returns an address that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"

@@ -1,8 +1,10 @@
-"""Fixtures: the listeners of the service in this process, around a servicer of the test's own."""
+"""Fixtures: the listeners of the service in this process, around a servicer of the test's own; a user; imports."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -13,10 +15,11 @@ from memory_service.access.admission import OPEN, Admission
 from memory_service.access.refusals import CountRefusal, uncounted
 from memory_service.certificates import Certificates
 from memory_service.errors import to_status
-from memory_service.metrics import CallMetrics
+from memory_service.metrics.calls import CallMetrics
 from memory_service.server import Addresses, Server
 from memory_service.v1.memory_pb2_grpc import MemoryServiceServicer, MemoryServiceStub
-from tests.fix_server import open_channel
+from tests.fix_server import ServerProcess, open_channel
+from tests.server.bulk_files import Import, run_here
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -49,6 +52,22 @@ class Listener:
 
 
 StartListener = Callable[..., Listener]
+
+
+@pytest.fixture
+def user_id() -> str:
+    """A user that no other test knows."""
+    return f"user-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def import_file(server: ServerProcess, user_id: str) -> Import:
+    """A function running `memory-service import` on a file for the test's user; returns the exit status."""
+
+    def run(path: Path, *arguments: str) -> int:
+        return run_here("import", str(path), "--user", user_id, "--address", server.address, *arguments)
+
+    return run
 
 
 @pytest.fixture

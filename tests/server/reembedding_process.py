@@ -6,8 +6,8 @@ from db.facts import facts_of
 from db.schema import EmbeddingSpace
 from memory_service import config
 from memory_service.config import Settings
+from memory_service.reembedding.actions import Actions, Confirm, open_database
 from memory_service.reembedding.request import Request
-from memory_service.reembedding.steps import Confirm, Steps, open_database
 from memory_service.signals import StopRequest
 from tests.embedding.provider import Provider
 from tests.fix_database import DIMENSIONS, MODEL
@@ -46,7 +46,7 @@ def reembed(
     live = facts_of(url).space
     assert live is not None
     with open_database(url, configured) as database:
-        steps = Steps(
+        actions = Actions(
             settings=configured,
             request=Request(action=action, **{"yes": confirm is None, **request}),
             database=database,
@@ -56,4 +56,4 @@ def reembed(
             confirm=confirm,
             stop=StopRequest(),
         )
-        return steps.run(), said
+        return actions.run(), said

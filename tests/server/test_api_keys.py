@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,16 +13,19 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
+from examples import client as example_client
 from memory_service import config, keys_command
 from memory_service.__main__ import main
 from memory_service.access import api_key
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 from tests.certificates import Authority
+from tests.command_line_clients import Grpcurl
 from tests.fix_database import DIMENSIONS, MODEL, Databases
 from tests.fix_server import COMMAND, ServerProcess, environment, running_servers
 
@@ -39,15 +43,25 @@ def authority() -> Authority:
 
 
 @pytest.fixture(scope="module")
+def certificates(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server's certificate is, and ca.pem of who signs it."""
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "ca.pem").write_bytes(authority.certificate)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def guarded(
-    databases: Databases, module_database_url: str, authority: Authority, tmp_path_factory: pytest.TempPathFactory
+    databases: Databases, module_database_url: str, authority: Authority, certificates: Path
 ) -> Iterator[ServerProcess]:
     """A service of two processes with TLS that asks for API keys, on an address that others can reach."""
-    certificate, key = authority.sign("server").write(tmp_path_factory.mktemp("tls"), "server")
+    certificate, key = authority.sign("server").write(certificates, "server")
     with running_servers(databases) as start:
         yield start(
             database_url=module_database_url,
             listen="0.0.0.0:0",
+            # Tests that wait for a refusal ask over and over.
+            rate_limit_unauthenticated_per_peer=1_000,
             workers=2,
             auth="keys",
             reflection="authenticated",
@@ -151,6 +165,19 @@ def test_what_is_no_key_is_unauthenticated(stub: MemoryServiceStub, metadata: An
     assert stats(stub, metadata) == "CREDENTIALS_INVALID"
 
 
+def test_grpcurl_sends_a_key_over_tls(
+    guarded: ServerProcess, authority: Authority, module_database_url: str, tmp_path: Path
+) -> None:
+    (ca := tmp_path / "ca.pem").write_bytes(authority.certificate)
+    address = f"127.0.0.1:{guarded.address.rpartition(':')[2]}"
+    with_key = ("-cacert", str(ca), "-H", f"authorization: Bearer {new_key(module_database_url)}")
+    # Reflection asks for the key as well.
+    stored = Grpcurl(address, with_key).call("GetStats", {"user_id": "nobody"})
+    assert stored == {}
+    complaint = Grpcurl(address, ("-cacert", str(ca))).complaint("GetStats", {"user_id": "nobody"})
+    assert "this server asks for an API key" in complaint
+
+
 def test_roles_and_users_are_held_to(stub: MemoryServiceStub, module_database_url: str) -> None:
     reader = bearer(new_key(module_database_url, role="reader", prefixes=["acme"], users=["ada"]))
     assert stats(stub, reader) == "OK"
@@ -202,6 +229,33 @@ def test_a_revoked_key_is_refused_by_every_process_within_seconds(
             assert outcomes == {"OK"}
             assert time.monotonic() - revoked_at < REVOKED_WITHIN_S
             time.sleep(0.05)
+
+
+@pytest.mark.long
+def test_every_process_takes_a_new_certificate(
+    guarded: ServerProcess, stub: MemoryServiceStub, authority: Authority, certificates: Path, module_database_url: str
+) -> None:
+    key = bearer(new_key(module_database_url))
+    assert stats(stub, key) == "OK"
+    port = int(guarded.address.rpartition(":")[2])
+    serials = set()
+    for _ in range(2):
+        new = authority.sign("server")
+        new.write(certificates, "server")
+        serial = x509.load_pem_x509_certificate(new.certificate).serial_number
+        deadline = time.monotonic() + 10
+        # Connections are spread over the processes: of twenty, all go to the same one in two of a million tries.
+        while {served_serial(port) for _ in range(20)} != {serial}:
+            assert time.monotonic() < deadline
+        serials.add(serial)
+    assert len(serials) == 2
+    assert stats(stub, key) == "OK"  # over the connection it has
+    assert len(guarded.log.events("tls_certificate_loaded")) >= 2 * 2
+
+
+def served_serial(port: int) -> int:
+    pem = ssl.get_server_certificate(("127.0.0.1", port), timeout=5)
+    return x509.load_pem_x509_certificate(pem.encode()).serial_number
 
 
 def test_a_rotated_key_has_both_secrets_for_a_while(stub: MemoryServiceStub, module_database_url: str) -> None:
@@ -284,6 +338,42 @@ def test_import_and_export_bring_a_key(
     assert run_here("export", *other, "--api-key", key, "--output", str(exported)) == 1
 
 
+def test_a_transfer_says_why_it_is_not_let_in(
+    guarded: ServerProcess, certificates: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"127.0.0.1:{guarded.address.rpartition(':')[2]}"
+    export = ["export", "--user", "ada", "--address", address]
+    assert run_here(*export, "--ca", str(certificates / "ca.pem")) == 1
+    assert f"refused by the service at {address}: this server asks for an API key" in capsys.readouterr().err
+    assert run_here(*export) == 1
+    assert "does it ask for TLS (--tls, --ca)?" in capsys.readouterr().err
+
+
+def test_the_example_client_brings_a_key_over_tls(
+    guarded: ServerProcess,
+    certificates: Path,
+    module_database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def recent(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["client.py", *arguments, "recent"])
+        return example_client.main()
+
+    address = f"127.0.0.1:{guarded.address.rpartition(':')[2]}"
+    target = ("--address", address, "--ca", str(certificates / "ca.pem"), "--user")
+    assert recent(*target, "example") == 1
+    assert "CREDENTIALS_MISSING" in capsys.readouterr().err
+    monkeypatch.setenv("MEMORY_API_KEY", new_key(module_database_url, users=["example"]))
+    assert recent(*target, "example") == 0
+    assert recent(*target, "another") == 1
+    assert "USER_NOT_ALLOWED" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="unencrypted"):
+        recent("--address", "memory.example.org:50051")
+    with pytest.raises(SystemExit, match="need each other"):
+        recent("--key", "client.key")
+
+
 def run_here(*arguments: str) -> int:
     """Runs a command that is a client in this process; returns its exit status."""
     with pytest.raises(SystemExit) as ended:
@@ -335,6 +425,8 @@ def test_the_list_says_what_became_of_each(database_url: str) -> None:
         ["create", "--name", "n", "--role", "reader", "--all-users", "--expires", "2020-01-01"],
         ["rotate", "x", "--overlap", "1 day"],
         ["revoke"],
+        ["revoke", "\udcff"],
+        ["create", "--name", "n", "--role", "reader", "--user", "\udcff"],
     ],
     ids=" ".join,
 )

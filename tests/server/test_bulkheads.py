@@ -10,10 +10,15 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
+from memory_service import config
+from memory_service.access import authorization
+from memory_service.access.bulkheads import Bulkheads
+from memory_service.access.principal import Role
 from memory_service.calls_in_flight import CallsInFlight
 from memory_service.errors import to_status
 from memory_service.interceptors import CallInterceptor
-from memory_service.metrics import CallMetrics
+from memory_service.metrics.calls import CallMetrics
+from memory_service.v1 import admin_pb2
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceServicer
 from tests.api.calls import Failure, failure
@@ -87,8 +92,18 @@ def accepted(listener: Listener) -> bool:
     return True
 
 
+def test_the_threads_of_administrators_are_theirs_alone() -> None:
+    bulkheads = Bulkheads(config.load())
+    for service in (*pb.DESCRIPTOR.services_by_name.values(), *admin_pb2.DESCRIPTOR.services_by_name.values()):
+        for method in service.methods:
+            path = f"/{service.full_name}/{method.name}"
+            role = authorization.RULES.get(path, authorization.ADMINISTRATION).role
+            assert (bulkheads.of(path).kind == "admin") == (role is Role.ADMIN), path
+    bulkheads.close()
+
+
 def test_writes_that_hang_fill_their_own_threads_only(start_listener: StartListener, gate: Gate) -> None:
-    listener = start_listener(servicer(gate), threads=2, write_threads=2, queue_per_thread=1, queue_timeout_s=30)
+    listener = start_listener(servicer(gate), threads=2, write_threads=2, queue_calls=2, queue_timeout_s=30)
     futures = fill_writes(listener, gate, working=2, waiting=2)
 
     refused = [refused_insert(listener) for _ in range(8)]
@@ -108,7 +123,7 @@ def test_writes_that_hang_fill_their_own_threads_only(start_listener: StartListe
 
 
 def test_being_turned_away_does_not_wait_for_those_who_wait(start_listener: StartListener, gate: Gate) -> None:
-    listener = start_listener(servicer(gate), write_threads=1, queue_per_thread=0)
+    listener = start_listener(servicer(gate), write_threads=1, queue_calls=0)
     fill_writes(listener, gate, working=1, waiting=0)
     started_at = time.monotonic()
     for _ in range(50):
@@ -117,7 +132,7 @@ def test_being_turned_away_does_not_wait_for_those_who_wait(start_listener: Star
 
 
 def test_a_caller_who_stops_waiting_makes_room(start_listener: StartListener, gate: Gate) -> None:
-    listener = start_listener(servicer(gate), write_threads=1, queue_per_thread=2)
+    listener = start_listener(servicer(gate), write_threads=1, queue_calls=2)
     _, second, third = fill_writes(listener, gate, working=1, waiting=2)
     refused_insert(listener)
     second.cancel()
@@ -132,13 +147,23 @@ def test_a_caller_who_stops_waiting_makes_room(start_listener: StartListener, ga
 
 def test_a_call_turned_away_keeps_its_request_id_and_is_counted(start_listener: StartListener, gate: Gate) -> None:
     counted: list[str] = []
-    listener = start_listener(servicer(gate), count_refusal=counted.append, write_threads=1, queue_per_thread=0)
+    listener = start_listener(servicer(gate), count_refusal=counted.append, write_threads=1, queue_calls=0)
     fill_writes(listener, gate, working=1, waiting=0)
     with pytest.raises(grpc.RpcError) as caught:
         listener.stub.InsertVector(INSERT, timeout=5, metadata=(("x-request-id", "trace-1"),))
     trailers: dict[str, Any] = dict(cast("grpc.Call", caught.value).trailing_metadata() or ())
     assert trailers["x-request-id"] == "trace-1"
     assert counted == ["MEMORY_WRITE_THREADS"]
+
+
+def test_a_burst_of_as_many_calls_as_may_wait_is_answered(start_listener: StartListener) -> None:
+    def answer(_request: pb.GetStatsRequest, _context: grpc.ServicerContext) -> pb.GetStatsResponse:
+        time.sleep(0.001)
+        return pb.GetStatsResponse(live_count=7)
+
+    listener = start_listener(servicer_of(GetStats=answer))
+    calls = [listener.stub.GetStats.future(STATS, timeout=30) for _ in range(100)]
+    assert [call.result().live_count for call in calls] == [7] * 100
 
 
 def test_streams_are_turned_away_like_other_calls(start_listener: StartListener) -> None:
@@ -149,7 +174,7 @@ def test_streams_are_turned_away_like_other_calls(start_listener: StartListener)
         leave.wait(30)
         yield pb.ImportVectorsResponse(chunk=1)
 
-    listener = start_listener(servicer_of(ImportVectors=block), threads=1, queue_per_thread=0)
+    listener = start_listener(servicer_of(ImportVectors=block), threads=1, queue_calls=0)
     first = listener.stub.ImportVectors(iter(()), timeout=30)
     try:
         assert entered.wait(5)

@@ -237,6 +237,7 @@ def test_check_says_ok_to_each(database_url: str) -> None:
     assert lines == [
         "ok    configuration",
         "ok    database",
+        "ok    connection pooler",
         "ok    PostgreSQL and pgvector",
         "ok    schema",
         "ok    embedding space",

@@ -125,7 +125,7 @@ def test_a_call_under_way_gets_its_reply(
 def test_calls_that_wait_for_a_thread_get_their_replies(
     start_listener: StartListener, blocking: Blocking, background: ThreadPoolExecutor
 ) -> None:
-    listener = start_listener(blocking.servicer(), threads=1, queue_per_thread=9, drain_grace_s=20.0)
+    listener = start_listener(blocking.servicer(), threads=1, queue_calls=9, drain_grace_s=20.0)
     calls = [listener.stub.GetStats.future(pb.GetStatsRequest()) for _ in range(10)]
     assert blocking.started.wait(5)
     time.sleep(0.2)

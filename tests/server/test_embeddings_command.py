@@ -114,6 +114,12 @@ def test_retry_puts_back_one_users_or_all(url: str, database: Database) -> None:
     assert run(url, "retry", every_user=True) == ["1 put back in the queue"]
     assert run(url, "status")[-1] == "3 pending and 0 failed of all users"
     assert rows(database, b"SELECT FROM memory_entries WHERE embedding_error IS NOT NULL") == []
+    assert rows(database, b"SELECT method, user_id, code, memory_count FROM audit_log ORDER BY at") == [
+        ("embeddings retry", "ada", None, 0),
+        ("embeddings retry", "ada", "OK", 2),
+        ("embeddings retry", None, None, 0),
+        ("embeddings retry", None, "OK", 1),
+    ]
 
 
 def test_the_command_line(url: str, database: Database) -> None:

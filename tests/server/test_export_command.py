@@ -5,7 +5,6 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -16,19 +15,12 @@ from memory_service.bulk.errors import TransferError
 from memory_service.bulk.retrying import MAX_ATTEMPTS, Retrying
 from memory_service.v1 import memory_pb2 as pb
 from tests.fix_server import COMMAND, ServerProcess, StartServer, environment
-from tests.server.bulk_files import all_memories, line, run_here, write_lines
-from tests.server.test_import_command import free_address
+from tests.server.bulk_files import all_memories, free_address, line, run_here, write_lines
 
 FORMATS = ["jsonl", "parquet", "npz"]
 
 # What no file holds: it belongs to the stored memory, not to what it remembers.
 NOT_EXPORTED = {"userId", "etag", "updatedAt", "embeddingModel", "embedding"}
-
-
-@pytest.fixture
-def user_id() -> str:
-    """A user that no other test knows."""
-    return f"user-{uuid4().hex[:12]}"
 
 
 @pytest.fixture

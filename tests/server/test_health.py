@@ -189,7 +189,9 @@ def busy(start_listener: StartListener) -> Iterator[Listener]:
         release.wait(30)
         return pb.GetStatsResponse()
 
-    listener = start_listener(servicer_of(GetStats=block), threads=1, queue_per_thread=1, max_concurrent_calls=2)
+    listener = start_listener(
+        servicer_of(GetStats=block), threads=1, queue_calls=1, queue_timeout_s=30, max_concurrent_calls=2
+    )
     listener.server.health.report(serving=True)
     futures = [listener.stub.GetStats.future(pb.GetStatsRequest()) for _ in range(2)]
     assert working.wait(5)

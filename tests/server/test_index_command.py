@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -14,6 +15,8 @@ from db import ann_indexes, ann_session
 from db.ann_catalog import GLOBAL_NAME, BuildProgress, name_of, progress, wanted_users
 from db.ann_session import AnnLock, AnnSession
 from db.errors import DatabaseUnavailable, SchemaMismatch
+from db.pool import Database, PoolOptions
+from db.schema import EmbeddingSpace
 from memory_service import config, index_command
 from memory_service.__main__ import main
 from memory_service.index_command import Request
@@ -24,6 +27,7 @@ from tests.fix_server import COMMAND, environment, start_process
 from tests.storage import clustered
 from tests.storage.clustered import DIMENSIONS, blueprint, indexes_of
 from tests.storage.concurrency import wait_for
+from tests.storage.reembedding_calls import move, switch
 
 BASICS = {
     "embedder": "none",
@@ -87,6 +91,21 @@ def test_an_empty_list_says_how_to_earn_an_index(url: str) -> None:
     assert "MEMORY_ANN_INDEX is off" in said
 
 
+def test_the_dimensions_are_the_database_s_where_a_move_is_newer_than_the_settings(new_database: NewDatabase) -> None:
+    url, none_for_users = new_database(), "embeddings have more than 4,000 dimensions"
+    with closing(Database(url, PoolOptions(min_size=1, max_size=1))) as database:
+        database.open()
+        move(database, url, EmbeddingSpace("of-many-dimensions", 4_100))
+    settings = {"embedding_dimensions": 8}
+    assert none_for_users in run(url, "list", settings=settings)[1]
+    status, said = run(url, "create", every_user=True, settings=settings)
+    assert (status, none_for_users in said) == (1, True)
+    assert run(url, "create", user_id="large", settings=settings)[0] == 1
+
+    switch(url)
+    assert "a user earns one" in run(url, "list", settings={"embedding_dimensions": 4_100})[1]
+
+
 def test_the_list_is_an_aligned_table(url: str) -> None:
     run(url, "create", user_id="large")
     clustered.wish(url, "it's")
@@ -111,6 +130,24 @@ def test_create_builds_what_a_user_has_earned(url: str) -> None:
     assert states(url) == {QUOTED: "ready"}
     assert wanted(url) == ["it's"]
     assert run(url, "create", user_id="it's")[1].endswith("there already, nothing to do")
+
+
+def test_what_is_changed_is_written_down(url: str) -> None:
+    run(url, "create", user_id="large", dry_run=True)
+    run(url, "list")
+    run(url, "create", user_id="large")
+    run(url, "create", user_id="nobody")
+    run(url, "drop", every_user=True)
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT method, user_id, code FROM audit_log ORDER BY at").fetchall()
+    assert found == [
+        ("index create", "large", None),
+        ("index create", "large", "OK"),
+        ("index create", "nobody", None),
+        ("index create", "nobody", "ABORTED"),
+        ("index drop", None, None),
+        ("index drop", None, "OK"),
+    ]
 
 
 def test_create_keeps_to_what_maintenance_would_keep(url: str) -> None:

@@ -19,7 +19,7 @@ from db.errors import DatabaseUnavailable, MemoryNotFound
 from memory_service.calls_in_flight import CallsInFlight
 from memory_service.errors import to_status
 from memory_service.interceptors import CallInterceptor
-from memory_service.metrics import CallMetrics
+from memory_service.metrics.calls import CallMetrics
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceServicer
 from tests.fix_server import open_channel

@@ -109,7 +109,7 @@ def test_keys_change_without_a_restart_and_without_a_flood_of_requests(
 def test_an_issuer_that_hangs_keeps_nobody_else_waiting(
     serve: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stub = serve(jwt_jwks_url=issuer.jwks_url, threads=8)
+    stub = serve(jwt_jwks_url=issuer.jwks_url, threads=4)
     known = issuer.sign()
     assert outcome(stub, known) == "OK"
     monkeypatch.setattr(token_keys, "MIN_INTERVAL_S", 0.0)
@@ -163,6 +163,7 @@ def test_nobody_is_kept_waiting_by_another_ones_authentication(start_listener: S
         servicer_of(GetStats=lambda _request, _context: pb.GetStatsResponse()),
         admission=Admission(authenticator=authenticate),
         reflection="authenticated",
+        auth="keys",
     )
     slow: Any = listener.stub.GetStats.future(
         pb.GetStatsRequest(user_id="ada"), metadata=(("api-key", "slow"),), timeout=20

@@ -2,12 +2,17 @@
 
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
+from memory_service import config
+from memory_service.access import late_charges
+from memory_service.access.admission import Admission
+from memory_service.access.rate_limit import RateLimiter
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 from tests.api.calls import failure, failure_of
@@ -17,6 +22,7 @@ from tests.api.waiting import eventually
 from tests.embedding.provider import Hang, Provider
 from tests.fix_database import Databases
 from tests.fix_server import ServerProcess, StartServer, running_servers
+from tests.server.conftest import StartListener, servicer_of
 
 QUOTA = 6
 
@@ -98,6 +104,56 @@ def test_a_chunk_past_the_quota_is_refused_as_a_whole(
     assert failure(lambda: insert(stub, user_id, "one more")).reason == "QUOTA_EXCEEDED"
 
 
+def anew(user_id: str, memory_id: str) -> pb.UpdateVectorRequest:
+    """Returns an update that has the stored content embedded anew."""
+    return pb.UpdateVectorRequest(user_id=user_id, id=memory_id, update_mask=FieldMask(paths=["embedding"]))
+
+
+def require_token_limit(call: Callable[[], object]) -> None:
+    refused = failure(call)
+    assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+    assert refused.facts == {"limit": "MEMORY_RATE_LIMIT_TOKENS_PER_USER"}
+    assert refused.retry_after_s is not None
+
+
+def test_what_a_call_embeds_beyond_its_request_is_charged_to_its_user(start_listener: StartListener) -> None:
+    def update(_request: pb.UpdateVectorRequest, _context: grpc.ServicerContext) -> pb.UpdateVectorResponse:
+        late_charges.charge("x" * 40)
+        return pb.UpdateVectorResponse()
+
+    limiter = RateLimiter(config.load(rate_limit_tokens_per_user=60, rate_limit_burst_s=20))  # 20 tokens
+    listener = start_listener(servicer_of(UpdateVector=update), admission=Admission(limiter=limiter))
+    for _ in range(2):
+        listener.stub.UpdateVector(anew("ada", "m"), timeout=10)
+    require_token_limit(lambda: listener.stub.UpdateVector(anew("ada", "m"), timeout=10))
+    listener.stub.UpdateVector(anew("bob", "m"), timeout=10)
+
+
+@pytest.mark.long
+def test_embedding_stored_content_anew_costs_its_tokens(start_server: StartServer, user_id: str) -> None:
+    with Provider(dimensions=8, api_key="key") as provider:
+        server = start_server(
+            embedder="openai",
+            embedding_model="some-model",
+            embedding_dimensions=8,
+            openai_base_url=provider.base_url,
+            openai_api_key="key",
+            rate_limit_tokens_per_user=60,
+            rate_limit_burst_s=20,
+        )
+        vector = pb.Vector(floats=pb.FloatArray(values=[1.0] * 8))
+        memory = insert(server.stub, user_id, "x" * 40, embedding=vector)
+        for _ in range(2):
+            server.stub.UpdateVector(anew(user_id, memory.id), timeout=10)
+        require_token_limit(lambda: server.stub.UpdateVector(anew(user_id, memory.id), timeout=10))
+        # An embedding that the mask leaves out brings none.
+        content = pb.Memory(content="y" * 40, embedding=vector)
+        update = pb.UpdateVectorRequest(
+            user_id=user_id, id=memory.id, memory=content, update_mask=FieldMask(paths=["content"])
+        )
+        require_token_limit(lambda: server.stub.UpdateVector(update, timeout=10))
+
+
 def test_writes_that_wait_for_a_slow_provider_keep_no_searches_waiting(start_server: StartServer, user_id: str) -> None:
     vector = pb.Vector(floats=pb.FloatArray(values=[1.0] * 8))
     search = pb.SearchSimilarRequest(user_id=user_id, embedding=vector)
@@ -110,7 +166,7 @@ def test_writes_that_wait_for_a_slow_provider_keep_no_searches_waiting(start_ser
             openai_api_key="key",
             threads=2,
             write_threads=2,
-            queue_per_thread=1,
+            queue_calls=2,
             queue_timeout_s=5,
         )
         insert(server.stub, user_id, "with an embedding", embedding=vector)

@@ -64,6 +64,15 @@ def test_libraries_that_log_bodies_and_headers_are_kept_quiet() -> None:
     assert run(script, level="debug") == ""
 
 
+def test_what_grpc_says_of_bad_headers_is_left_out() -> None:
+    output = run(
+        "grpc = logging.getLogger('grpc._cython.cygrpc')\n"
+        "grpc.error('Invalid encoding on %s', b'Bearer secret\\xff')\n"
+        "grpc.error('something else')\n"
+    )
+    assert [event["event"] for event in events(output)] == ["something else"]
+
+
 def test_a_traceback_shows_no_local_variables() -> None:
     script = (
         "def remember(content):\n"

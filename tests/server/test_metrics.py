@@ -19,7 +19,7 @@ from memory_service.addresses import AddressError, nth
 from memory_service.config import ConfigurationError
 from memory_service.job_outcome import JobOutcome
 from memory_service.metrics import Metrics
-from memory_service.metrics_listener import MetricsListener
+from memory_service.metrics.listener import MetricsListener
 from memory_service.v1 import admin_pb2
 from memory_service.v1 import memory_pb2 as pb
 from tests.api.waiting import eventually

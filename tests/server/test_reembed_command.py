@@ -16,8 +16,8 @@ from db.pool import Database, PoolOptions
 from db.schema import EmbeddingSpace
 from memory_service.__main__ import main
 from memory_service.config import ConfigurationError
-from memory_service.drafts import CALLER_MODEL
 from memory_service.embedding.errors import EmbedderMisconfigured
+from memory_service.messages.drafts import CALLER_MODEL
 from tests.api.waiting import eventually
 from tests.embedding.provider import FORBIDDEN, Provider, Status, Tamper
 from tests.fix_server import COMMAND, environment
@@ -55,6 +55,10 @@ def fill(url: str, *contents: str, space: EmbeddingSpace = LIVE, model: str | No
 def rows(url: str, query: Any) -> list[Any]:
     with psycopg.connect(url, autocommit=True) as connection:
         return connection.execute(query).fetchall()
+
+
+def audited(url: str) -> list[Any]:
+    return rows(url, "SELECT method, code FROM audit_log ORDER BY at")
 
 
 def stored_count(url: str) -> int:
@@ -100,6 +104,8 @@ def test_it_goes_on_where_it_was_stopped_or_killed(
     assert status == -signal.SIGKILL
     done = stored_count(database_url)
     assert 0 < done < len(texts)
+    # The one that was killed could not say how it ended.
+    assert audited(database_url) == [("reembed move", code) for code in (None, "ABORTED", None)]
 
     provider.recover()
     provider.requests.clear()
@@ -116,7 +122,7 @@ def test_it_goes_on_where_it_was_stopped_or_killed(
 def test_an_outage_is_waited_out_and_refused_texts_are_left_out(
     settings: dict[str, Any], database_url: str, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memory_service.reembedding.steps.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("memory_service.reembedding.backfill.FIRST_PAUSE_S", 0.01)
     fill(database_url, "harbour", f"{FORBIDDEN} ship", " \n", "anchor")
     nonsense = Tamper(lambda answer: {**answer, "data": [{**one, "embedding": [0.0] * 12} for one in answer["data"]]})
     fine = Tamper(lambda answer: answer)

@@ -185,9 +185,29 @@ def test_client_certificates_are_asked_for_and_name_the_caller(
         assert code_of(channel) is grpc.StatusCode.UNAVAILABLE
     with channel_to(listener, authority, Authority("strangers").sign("ada")) as channel:
         assert code_of(channel) is grpc.StatusCode.UNAVAILABLE
-    with channel_to(listener, authority, clients.sign("agent 7")) as channel:
-        count_of(channel)
-    assert seen == ["certificate:agent 7"]
+    for client in (clients.sign("agent 7"), clients.sign(None)):
+        with channel_to(listener, authority, client) as channel:
+            count_of(channel)
+    assert seen == ["certificate:agent 7", "certificate:localhost"]
+
+
+def test_authorities_of_clients_are_replaced_without_a_restart(
+    start_listener: StartListener, files: CertificateFiles, authority: Authority, tmp_path: Path
+) -> None:
+    before, after = Authority("clients"), Authority("clients")
+    (client_ca := tmp_path / "clients.pem").write_bytes(before.certificate)
+    in_force = Certificates(CertificateFiles(certificate=files.certificate, key=files.key, client_ca=client_ca))
+    listener = start_listener(answering(), certificates=in_force)
+    old, new = before.sign("ada"), after.sign("ada")
+    with channel_to(listener, authority, old) as channel:
+        assert count_of(channel) == 7
+    client_ca.write_bytes(after.certificate)
+    for _ in range(2):
+        in_force.check()
+    with channel_to(listener, authority, old) as channel:
+        assert code_of(channel) is grpc.StatusCode.UNAVAILABLE
+    with channel_to(listener, authority, new) as channel:
+        assert count_of(channel) == 7
 
 
 def test_a_new_certificate_is_taken_without_a_restart(
@@ -274,8 +294,11 @@ def test_start_refuses_what_cannot_work(files: CertificateFiles, authority: Auth
     missing = tmp_path / "missing.pem"
     assert refusal(certificate=missing) == f"cannot read {missing}: No such file or directory"
     assert "is not the key of the certificate" in refusal(key=written("other.key", authority.sign("s").key))
-    assert "is not what it should be, in PEM" in refusal(certificate=written("junk.pem", b"junk"))
-    assert "is not what it should be, in PEM" in refusal(key=written("junk.key", b"junk"))
+    assert "junk.pem holds no certificate in PEM" in refusal(certificate=written("junk.pem", b"junk"))
+    assert "junk.key holds no private key in PEM" in refusal(key=written("junk.key", b"junk"))
+    assert refusal(certificate=files.key, key=files.certificate) == f"{files.key} holds no certificate in PEM"
+    half = written("half.pem", b"-----BEGIN CERTIFICATE-----\nhalf")
+    assert f"{half} or {files.key} is damaged: " in refusal(certificate=half)
     for name, pair, said in (
         ("expired", authority.sign("server", ends_in=-DAY), "has expired"),
         ("locked", authority.sign("server", password=b"secret"), "is protected by a password"),
@@ -304,6 +327,22 @@ def test_what_is_wrong_but_works_is_a_warning(authority: Authority, tmp_path: Pa
         ("tls_key_readable_by_others", "warning"),
         ("tls_certificate_expires_soon", "warning"),
     ]
+
+
+def test_a_certificate_that_nobody_renews_is_a_warning_every_day(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = authority.sign("server", ends_in=timedelta(days=15)).write(tmp_path, "server")
+    with capture_logs() as events:
+        in_force = Certificates(CertificateFiles(certificate=certificate, key=key, client_ca=None))
+        in_force.check()
+        monkeypatch.setattr(certificates, "WARN_EVERY_S", 0.0)
+        in_force.check()
+        monkeypatch.setattr(certificates, "EXPIRES_SOON", timedelta(days=16))
+        in_force.check()
+        monkeypatch.setattr(certificates, "WARN_EVERY_S", DAY.total_seconds())
+        in_force.check()
+    assert [event["event"] for event in events] == ["tls_certificate_loaded", "tls_certificate_expires_soon"]
 
 
 PUBLIC = {"listen": "0.0.0.0:0", "embedder": "none", "embedding_dimensions": 8}

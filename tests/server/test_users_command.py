@@ -12,7 +12,8 @@ from db.audit import AuditFilter
 from db.pool import Database, PoolOptions
 from db.wall import ACROSS_USERS
 from memory_service import config, users_command
-from memory_service.users_command import Request
+from memory_service.__main__ import main
+from memory_service.users_command import Amount, Request
 from tests.fix_database import DIMENSIONS, MODEL, NewDatabase
 from tests.fix_server import COMMAND, environment
 from tests.storage.sample_memories import new_memory, rows, soft_delete, store
@@ -120,6 +121,31 @@ def test_a_dry_run_counts_and_neither_asks_nor_erases(url: str, database: Databa
     assert terminal.run(url, Request(action="erase", user_id="ada", dry_run=True)) == 0
     assert terminal.said == ["ada has 1 memories, 0 conversations, 0 remembered requests"]
     assert (left(database, "ada"), terminal.asked, entries(database)) == (1, [], [])
+
+
+def test_a_quota_is_shown_and_set(url: str, database: Database) -> None:
+    def say(*, memories: Amount | None = None, bytes_: Amount | None = None) -> str:
+        terminal = Terminal()
+        request = Request(action="quota", user_id="ada", memories=memories, bytes=bytes_)
+        assert terminal.run(url, request) == 0
+        return terminal.said[0]
+
+    assert say() == "ada may store any number of memories (default) and any number of bytes (default)"
+    assert say(memories=Amount(1_000)) == "ada may store 1,000 memories and any number of bytes (default)"
+    assert say(bytes_=Amount(0)) == "ada may store 1,000 memories and any number of bytes"
+    assert say() == "ada may store 1,000 memories and any number of bytes"
+    assert rows(database, b"SELECT * FROM user_quotas") == [("ada", 1_000, 0)]
+    say(memories=Amount(None), bytes_=Amount(None))
+    assert rows(database, b"SELECT * FROM user_quotas") == []
+    assert entries(database) == [("SetUserQuota", "ada", code, 0) for code in (None, "OK") * 3]
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "many", "1.5", "9" * 19, ""])
+def test_a_quota_is_a_number(capsys: pytest.CaptureFixture[str], amount: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["users", "quota", "ada", "--memories", amount])
+    assert ended.value.code == 2
+    assert "neither a number" in capsys.readouterr().err
 
 
 def test_as_a_command(url: str, database: Database) -> None:

@@ -21,7 +21,7 @@ from db.memory import View
 from db.pool import Database, PoolOptions
 from db.search_plan import FILTERED_WALK, Plan
 from db.search_statements import Metric, shape_of
-from db.wall import ENTER, read_roles, settings_of
+from db.wall import Entrance, enter, read_roles, settings_of
 from tests.fix_database import Databases, NewDatabase
 from tests.storage import clustered
 from tests.storage.clustered import DIMENSIONS, LIMIT, Searcher, blueprint, indexes_of, numbered
@@ -93,7 +93,7 @@ def indexes_used(url: str, user_id: str, *, sorting: str = "on") -> set[str]:
         connection.execute("SELECT set_config('enable_sort', %s, true)", [sorting])
         roles = read_roles(connection)
         assert roles is not None
-        connection.execute(ENTER, settings_of(user_id, roles))
+        connection.execute(*enter(Entrance(settings_of(user_id, roles))))
         statement = b"EXPLAIN (FORMAT JSON) " + search_statements.ann(shape, user_id)
         row = connection.execute(statement, parameters).fetchone()
     assert row is not None

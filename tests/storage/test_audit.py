@@ -271,6 +271,19 @@ def test_entries_wait_while_they_cannot_be_written_and_what_is_too_much_is_count
     assert outcomes[1:] == [(AuditOutcome.WRITTEN, 3)]
 
 
+def test_entries_that_are_not_made_are_counted(database: Database) -> None:
+    outcomes: list[tuple[AuditOutcome, int]] = []
+    buffer = AuditBuffer(database, count=lambda outcome, count: outcomes.append((outcome, count)))
+    for _ in range(3):
+        buffer.leave_out()
+    with structlog.testing.capture_logs() as events:
+        buffer.flush()
+        buffer.flush()
+    assert outcomes[:1] == [(AuditOutcome.LEFT_OUT, 3)]
+    assert {outcome for outcome, _ in outcomes[1:]} <= {AuditOutcome.WRITTEN}
+    assert [(event["event"], event["count"]) for event in events] == [("audit_entries_left_out", 3)]
+
+
 def test_an_entry_that_cannot_be_stored_does_not_hold_up_the_others(database: Database, user_id: str) -> None:
     outcomes: list[tuple[AuditOutcome, int]] = []
     buffer = AuditBuffer(database, count=lambda outcome, count: outcomes.append((outcome, count)))

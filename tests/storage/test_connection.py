@@ -1,6 +1,7 @@
 """A connection: its settings, its reports of slow statements, and what it makes of results."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -8,10 +9,11 @@ import structlog
 from psycopg import pq
 from psycopg.types.json import Jsonb
 
-from db.connection import Connection, name_of
-from db.errors import Conflict, DatabaseUnavailable, StatementTimeout
+from db.connection import MAX_PREPARED_BYTES, Connection, name_of
+from db.errors import CallCancelled, Conflict, DatabaseUnavailable, StatementTimeout
 from db.pool import Database
 from db.wall import ACROSS_USERS
+from tests.storage.concurrency import Activity
 from tests.storage.conftest import OpenDatabase
 
 SETTINGS = (
@@ -93,6 +95,43 @@ def test_repeated_statement_is_prepared(module_database_url: str, open_database:
         return conn.execute(found).rowcount
 
     assert database.read(database.call(), prepared, user_id=ACROSS_USERS) == 1
+
+
+def test_a_statement_cancelled_while_it_is_prepared_runs_the_next_time(
+    module_database_url: str, open_database: OpenDatabase, activity: Activity
+) -> None:
+    database = open_database(module_database_url, max_size=1)
+
+    def count(conn: Connection) -> int:
+        return len(conn.rows("/* test.count */ SELECT FROM conversations", {}))
+
+    for _ in range(5):
+        assert database.read(database.call(), count, user_id="u") == 0
+    with psycopg.connect(module_database_url) as holder, ThreadPoolExecutor(1) as threads:
+        holder.execute("LOCK TABLE conversations")
+        call = database.call()
+        counting = threads.submit(database.read, call, count, user_id="u")
+        activity.wait_until_blocked("test.count")  # to be parsed
+        call.cancel()
+        assert isinstance(counting.exception(), CallCancelled)
+    for _ in range(10):
+        assert database.read(database.call(), count, user_id="u") == 0
+
+
+def test_a_long_statement_is_not_prepared(module_database_url: str, open_database: OpenDatabase) -> None:
+    database = open_database(module_database_url, max_size=1)
+
+    def prepared(conn: Connection, comment: str) -> int:
+        statement = f"/* test.long */ SELECT 1 /* {comment} */".encode()
+        for _ in range(10):
+            conn.query(statement, {})
+        return conn.execute(
+            "SELECT FROM pg_prepared_statements WHERE starts_with(statement, '/* test.long */')"
+        ).rowcount
+
+    long = "x" * MAX_PREPARED_BYTES
+    assert database.read(database.call(), lambda conn: prepared(conn, long), user_id=ACROSS_USERS) == 0
+    assert database.read(database.call(), lambda conn: prepared(conn, long[:-100]), user_id=ACROSS_USERS) == 1
 
 
 def test_slow_statement_is_reported_by_name_alone(module_database_url: str, open_database: OpenDatabase) -> None:

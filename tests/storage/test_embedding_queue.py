@@ -1,12 +1,8 @@
-"""The threads that work on the queue: what they embed, what they leave, and how they bear with a failing provider."""
+"""Working on the embedding queue: what is embedded, what is left, and how a failing provider is borne with."""
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Sequence
+from datetime import timedelta
 from uuid import UUID
 
 import numpy as np
@@ -14,22 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 from db import embedding_jobs
-from db import embedding_queue_state as state
-from db.memory import NewMemory
 from db.pool import Database
 from db.wall import ACROSS_USERS
 from memory_service.embedding.cancellation import Cancellation
 from memory_service.embedding.errors import EmbedderMisconfigured, EmbedderUnavailable, EmbeddingError
-from memory_service.embedding_queue import EmbeddingQueue, Outage, QueueOptions
-from memory_service.job_outcome import JobOutcome
-from memory_service.text_embeddings import TextEmbeddings
+from memory_service.embedding_queue import Outage
+from tests.clock import Clock
 from tests.fix_database import NewDatabase
-from tests.storage.concurrency import LIMIT_S, at_once, wait_for
+from tests.storage.concurrency import at_once
 from tests.storage.conftest import OpenDatabase
+from tests.storage.queue_worker import OPTIONS, Worker, counts, stored, waiting
 from tests.storage.sample_embedder import SampleEmbedder, vector_of
-from tests.storage.sample_memories import NOW, hard_delete, new_memory, read, rows, store
+from tests.storage.sample_memories import NOW, hard_delete, read, rows, store
 
-OPTIONS = QueueOptions(threads=1, poll_s=3_600, batch=8, lease_s=60, max_attempts=3, first_delay_s=0.001)
 DOWN = EmbedderUnavailable("it is down", retry_after_s=0)
 
 
@@ -40,75 +33,9 @@ def database(new_database: NewDatabase, open_database: OpenDatabase) -> Database
 
 
 @pytest.fixture
-def embedder() -> SampleEmbedder:
-    """A provider whose answers are not kept in the cache."""
-    return SampleEmbedder(cacheable=False)
-
-
-class Clock:
-    """Tells the time that the test has set."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        """Returns the time."""
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        """Lets time pass."""
-        self.now += timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """The time that leases and delays go by."""
-    return Clock()
-
-
-class Worker:
-    """A queue as a process has one, with what it has counted."""
-
-    def __init__(self, database: Database, embedder: SampleEmbedder, clock: Clock, **options: Any) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self.queue = EmbeddingQueue(
-            database,
-            TextEmbeddings(embedder, database, clock),
-            replace(OPTIONS, **options),
-            clock=clock,
-            count=self._count,
-        )
-
-    def _count(self, outcome: JobOutcome, memories: int) -> None:
-        if memories:
-            self.outcomes[outcome.value] += memories
-
-    def run(self) -> None:
-        """Embeds what is due, on this thread, once a pause is over."""
-        wait_for(lambda: not self.queue._outage.pausing)  # noqa: SLF001 - nobody else needs to know
-        self.queue.embed_due()
-
-
-@pytest.fixture
 def worker(database: Database, embedder: SampleEmbedder, clock: Clock) -> Worker:
     """A worker whose thread is not started: it works when the test says so."""
     return Worker(database, embedder, clock)
-
-
-def waiting(content: str, **changes: object) -> NewMemory:
-    return new_memory(**{"content": content, "embedding": None, "embedding_model": "sample-model", **changes})
-
-
-def stored(database: Database, *contents: str, user_id: str = "ada") -> list[UUID]:
-    memories = [waiting(content) for content in contents]
-    store(database, user_id, *memories)
-    return [memory.id for memory in memories]
-
-
-def counts(database: Database) -> tuple[int, int]:
-    """Returns how many wait and how many have failed."""
-    found = database.read(database.call(), state.read_counts, user_id=ACROSS_USERS)
-    return found.pending, found.failed
 
 
 def assert_embedded(database: Database, memory_id: UUID, text: str, *, user_id: str = "ada") -> None:
@@ -319,89 +246,3 @@ def test_jobs_whose_lease_runs_out_are_given_back(database: Database, embedder: 
     worker.run()
     assert [len(asked) for asked in embedder.asked] == [1, 1], "the second one in a lease of its own"
     assert worker.outcomes == {"embedded": 2, "released": 1}
-
-
-@pytest.fixture
-def started(database: Database, clock: Clock) -> Iterator[Callable[..., Worker]]:
-    """A function starting workers, `started(embedder, **options)`, that are closed after the test."""
-    with ExitStack() as closing:
-
-        def start(embedder: SampleEmbedder, **options: Any) -> Worker:
-            worker = Worker(database, embedder, clock, **options)
-            worker.queue.start()
-            closing.callback(worker.queue.close)
-            return worker
-
-        yield start
-
-
-def test_a_woken_thread_works_at_once(
-    database: Database, embedder: SampleEmbedder, started: Callable[..., Worker]
-) -> None:
-    worker = started(embedder, threads=2)
-    for number in range(3):
-        stored(database, f"text {number}")
-        worker.queue.wake()
-        wait_for(lambda: counts(database) == (0, 0))
-
-
-def test_a_thread_that_nobody_wakes_looks_by_itself(
-    database: Database, embedder: SampleEmbedder, started: Callable[..., Worker]
-) -> None:
-    started(embedder, poll_s=0.01)
-    stored(database, "text")
-    wait_for(lambda: counts(database) == (0, 0))
-
-
-def test_without_threads_the_queue_is_left_to_others(
-    database: Database, embedder: SampleEmbedder, started: Callable[..., Worker]
-) -> None:
-    worker = started(embedder, threads=0)
-    stored(database, "text")
-    worker.queue.wake()
-    worker.queue.close()
-    assert counts(database) == (1, 0)
-
-
-class Hanging(SampleEmbedder):
-    """Answers nobody until it is told that nobody waits any more."""
-
-    def __init__(self) -> None:
-        super().__init__(cacheable=False)
-        self.hangs = threading.Event()
-
-    def embed(
-        self,
-        texts: Sequence[str],  # noqa: ARG002 - the protocol's
-        *,
-        timeout_s: float,  # noqa: ARG002 - likewise
-        cancellation: Cancellation | None = None,
-    ) -> NDArray[np.float32]:
-        """Fails once the call is cancelled."""
-        given_up = threading.Event()
-        assert cancellation is not None
-        with cancellation.stopping(given_up.set):
-            self.hangs.set()
-            assert given_up.wait(LIMIT_S)
-        raise EmbedderUnavailable("the request was given up", retry_after_s=1)
-
-
-def test_closing_gives_back_what_is_not_embedded_yet(database: Database, started: Callable[..., Worker]) -> None:
-    stored(database, *[f"text {number}" for number in range(10)])
-    embedder = Hanging()
-    worker = started(embedder)
-    worker.queue.wake()
-    assert embedder.hangs.wait(LIMIT_S)
-    worker.queue.close()
-    assert worker.outcomes == {"released": 8}
-    assert rows(database, b"SELECT DISTINCT attempts, next_attempt_at, last_error FROM embedding_jobs") == [
-        (0, NOW, None)
-    ]
-
-
-def test_a_closed_queue_takes_nothing(database: Database, embedder: SampleEmbedder, clock: Clock) -> None:
-    worker = Worker(database, embedder, clock, threads=0)
-    stored(database, "text")
-    worker.queue.close()
-    worker.run()
-    assert embedder.asked == []

@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
 from psycopg import sql
 
-from db import ann_registry, audit, erase, fetch, insert
+from db import ann_registry, audit, erase, fetch, insert, user_quotas
 from db.access import Accesses, write_accesses
 from db.audit import AuditEntry
 from db.cancellation import Call
@@ -22,6 +24,7 @@ from db.errors import CallCancelled, Conflict
 from db.memory import NewMemory, View
 from db.pool import Database
 from db.requests import RequestKey, once
+from db.user_quotas import UserQuota
 from db.wall import ACROSS_USERS
 from tests.storage.concurrency import LIMIT_S, Activity, wait_for
 from tests.storage.sample_memories import NOW, new_memory, rows, soft_delete, store, stored
@@ -79,7 +82,10 @@ def write_everywhere(database: Database, user_id: str) -> None:
     index_name = f"memory_ann_{uuid4().hex[:16]}"
     entry = AuditEntry(at=NOW, id=uuid4(), subject="key:1", method="InsertVector", user_id=user_id, code="OK")
 
+    quota = UserQuota(memories=1_000)
+
     def want(conn: Connection) -> None:
+        user_quotas.write(conn, user_id, quota, now=NOW)
         ann_registry.want(conn, user_id, index_name, now=NOW)
         audit.write(conn, [entry])
 
@@ -199,35 +205,57 @@ def test_a_write_that_has_begun_is_waited_for_and_erased(database: Database, act
     assert not any(rows_of(database, user_id).values())
 
 
+def set_quota(database: Database, user_id: str) -> None:
+    database.write(
+        database.call(),
+        lambda conn: user_quotas.write(conn, user_id, UserQuota(memories=9), now=NOW),
+        user_id=ACROSS_USERS,
+    )
+
+
+@pytest.mark.parametrize(
+    ("write", "statement", "table"),
+    [
+        (partial(insert_one, memory=new_memory()), "insert.one", "memory_entries"),
+        (set_quota, "user_quotas.write", "user_quotas"),
+    ],
+    ids=["insert", "quota"],
+)
 def test_a_write_that_comes_at_the_end_waits_and_begins_the_user_anew(
-    database: Database, activity: Activity, user_id: str, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    activity: Activity,
+    user_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    write: Callable[[Database, str], None],
+    statement: str,
+    table: str,
 ) -> None:
     stored(database, user_id)
-    kept = new_memory()
     take = erase._request_ids  # noqa: SLF001 - watched, not replaced
-    finish = erase._finish  # noqa: SLF001 - likewise
+    finish = erase.finish
     writers: list[Future[None]] = []
 
     with ThreadPoolExecutor(1) as threads:
 
         def with_a_writer(conn: Connection, of: str, start: erase.Key) -> erase._Batch:
-            writers.append(threads.submit(insert_one, database, user_id, kept))
-            activity.wait_until_blocked("insert.one")
+            writers.append(threads.submit(write, database, user_id))
+            activity.wait_until_blocked(statement)
             return take(conn, of, start)
 
         def finish_with_a_writer(conn: Connection, of: str, now: datetime) -> UserContents:
             monkeypatch.setattr(erase, "_request_ids", with_a_writer)
             return finish(conn, of, now)
 
-        monkeypatch.setattr(erase, "_finish", finish_with_a_writer)
+        monkeypatch.setattr(erase, "finish", finish_with_a_writer)
         erased = erase_user(database, user_id)
         [writer] = writers
         refused = writer.exception()
 
     assert erased.memories == 1
-    left = [row[0] for row in rows(database, b"SELECT id FROM memory_entries WHERE user_id = %s", [user_id])]
+    left = rows_of(database, user_id)[table]
     # It may have seen the user's row before it was deleted; then it stores nothing, and says so.
-    assert left == ([] if isinstance(refused, Conflict) else [kept.id])
+    assert len(left) == (0 if isinstance(refused, Conflict) else 1)
     assert refused is None or isinstance(refused, Conflict)
 
 

@@ -5,13 +5,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from db import lexical_statements
-from db.connection import Connection
 from db.filters import Filter
 from db.lexical_statements import Shape
 from db.pool import Database
 from db.wall import ACROSS_USERS
 from tests.storage.bm25_oracle import bm25, stored_stems
-from tests.storage.lexical_calls import SMALL, rescore, search
+from tests.storage.lexical_calls import SMALL, planned, rescore, search
 from tests.storage.sample_memories import new_memory, store
 
 ROWS = 300
@@ -161,9 +160,6 @@ def test_a_prefix_is_one_term_of_a_large_user_too(database: Database, large: Lar
     assert {term.lexeme: term.too_frequent for term in common.terms} == {"whale": False, "own*": True}
 
 
-PLAN = b"EXPLAIN (GENERIC_PLAN) "
-
-
 @pytest.mark.parametrize("narrowed", [False, True])
 @pytest.mark.parametrize("names", [frozenset(), frozenset({"conversation_id", "created_after", "min_importance"})])
 def test_words_are_found_through_their_index_alone(
@@ -172,22 +168,8 @@ def test_words_are_found_through_their_index_alone(
     assert large
     shape = Shape(names, None, exclude=True, phrases=True, prefixes=True)
     statement = lexical_statements.search(shape, all_found=False, narrowed=narrowed)
-    # PostgreSQL's own names for parameters, as in a prepared statement.
-    numbered: list[str] = []
-    found: dict[str, int] = {}
-    for position, part in enumerate(statement.decode().split("%(")):
-        name, separator, rest = part.partition(")s")
-        numbered.append(part if position == 0 else f"${found.setdefault(name, len(found) + 1)}{rest}")
-        assert position == 0 or separator
-    plan = "".join(numbered).encode()
+    lines = planned(database, statement, user_id=ACROSS_USERS)
 
-    def explain(conn: Connection) -> list[tuple[str]]:
-        with conn.transaction():  # as the role it runs as
-            return conn.execute(PLAN + plan).fetchall()
-
-    rows = database.read(database.call(), explain, user_id=ACROSS_USERS)
-
-    lines = [line for (line,) in rows]
     scans = [line.strip() for line in lines if " on memory_entries" in line]
     assert any("Bitmap Index Scan on memory_entries_words" in line for line in scans), lines
     assert all("memory_entries_words" in line or "pkey" in line or "Bitmap Heap Scan" in line for line in scans), scans

@@ -5,14 +5,17 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from db import usage
+from db import usage, user_quotas
 from db.cancellation import Call
 from db.connection import Connection
 from db.pool import Database
-from db.usage import Usage
+from db.usage import Account, Usage
+from db.user_quotas import UserQuota
+from db.wall import ACROSS_USERS
 from memory_service import config
 from memory_service.access.errors import QuotaExceeded
-from memory_service.access.quotas import NEAR_MEMORIES, NO_QUOTAS, REMEMBERED_S, UserQuotas, create_quotas
+from memory_service.access.own_quotas import OwnQuotas
+from memory_service.access.quotas import NEAR_MEMORIES, NO_QUOTAS, REMEMBERED_S, UserQuotas, quota_of_all
 from memory_service.limits import limits_of
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.writing import Writing
@@ -51,14 +54,109 @@ def insert_batch(writing: Writing, user_id: str, count: int) -> None:
 
 
 def used(database: Database, user_id: str) -> Usage:
+    return account(database, user_id, of_all=Usage(memories=1)).used
+
+
+def account(database: Database, user_id: str, *, of_all: Usage) -> Account:
     return database.read(
-        database.call(), lambda conn: usage.count(conn, user_id, dimensions=DIMENSIONS), user_id=user_id
+        database.call(),
+        lambda conn: usage.count(conn, user_id, of_all=of_all, dimensions=DIMENSIONS),
+        user_id=user_id,
     )
 
 
-def test_without_settings_there_are_none(database: Database) -> None:
-    assert create_quotas(config.load(), database, dimensions=DIMENSIONS) is NO_QUOTAS
-    assert create_quotas(config.load(quota_bytes=1), database, dimensions=DIMENSIONS) is not NO_QUOTAS
+def set_quota(database: Database, user_id: str, **quota: int | None) -> None:
+    """Gives a user a quota of its own."""
+    database.write(
+        database.call(),
+        lambda conn: user_quotas.write(conn, user_id, UserQuota(**quota), now=NOW),
+        user_id=ACROSS_USERS,
+    )
+
+
+def test_where_nobody_is_limited_nothing_is_counted(database: Database, user_id: str) -> None:
+    assert quota_of_all(config.load()) == Usage()
+    quotas = CountedDatabase(database, Usage(), dimensions=DIMENSIONS, own_exist=lambda: False)
+    assert quotas.expect(user_id, lambda: Usage(memories=1), Call(), certain=True) is NO_QUOTAS
+    assert quotas.counts == 0
+
+
+def test_whether_anybody_has_a_quota_is_looked_up(database: Database, user_id: str) -> None:
+    own = OwnQuotas(database)
+    assert own.exist, "it has not looked yet"
+    set_quota(database, user_id, memories=1)
+    own.look()
+    assert own.exist
+    database.write(database.call(), lambda conn: conn.execute(b"DELETE FROM user_quotas"), user_id=ACROSS_USERS)
+    own.look()
+    assert not own.exist
+
+
+def test_a_quota_of_its_own_stands_for_that_of_all(database: Database, user_id: str) -> None:
+    of_all = Usage(memories=5, bytes=100)
+    for own, allowed in (
+        ({}, of_all),
+        ({"memories": 7}, Usage(memories=7, bytes=100)),
+        ({"memories": 0, "bytes": 3}, Usage(memories=0, bytes=3)),
+        ({"bytes": 0}, Usage(memories=5, bytes=0)),
+        ({"memories": None, "bytes": None}, of_all),
+    ):
+        set_quota(database, user_id, **own)
+        assert account(database, user_id, of_all=of_all).allowed == allowed
+        assert account(database, f"{user_id}-other", of_all=of_all).allowed == of_all
+
+
+def test_who_has_a_quota_of_its_own_is_held_to_it_and_others_to_that_of_all(database: Database, user_id: str) -> None:
+    more, less, none = (f"{user_id}-{name}" for name in ("more", "less", "none"))
+    set_quota(database, more, memories=3)
+    set_quota(database, less, memories=1)
+    set_quota(database, none, memories=0)
+    writing = writing_under(database, memories=2)
+    for user, count in ((more, 3), (less, 1), (user_id, 2)):
+        for _ in range(count):
+            insert(writing, user)
+        with pytest.raises(QuotaExceeded, match=f"has {count} memories, at most {count}"):
+            insert(writing, user)
+    for _ in range(4):
+        insert(writing, none)
+
+
+def test_a_quota_counts_also_where_there_is_none_for_all(database: Database, user_id: str) -> None:
+    set_quota(database, user_id, bytes=BYTES_OF_ONE)
+    writing = writing_under(database)
+    insert(writing, user_id)
+    with pytest.raises(QuotaExceeded) as caught:
+        insert(writing, user_id)
+    assert caught.value.quota == "MEMORY_QUOTA_BYTES"
+    insert_batch(writing, f"{user_id}-other", 3)
+
+
+def test_a_change_of_a_quota_is_noticed_within_ten_seconds(database: Database, user_id: str) -> None:
+    clock = Clock()
+    writing = writing_under(database, memories=NEAR_MEMORIES * 2, clock=clock)
+    insert(writing, user_id)
+    set_quota(database, user_id, memories=1)
+    insert(writing, user_id)  # far from what was known
+    clock.now += REMEMBERED_S + 1
+    with pytest.raises(QuotaExceeded, match="has 2 memories, at most 1"):
+        insert(writing, user_id)
+    set_quota(database, user_id, memories=None)
+    insert(writing, user_id)  # near what was known, and so looked up
+
+
+def test_users_without_a_limit_are_not_counted(database: Database, user_id: str) -> None:
+    insert(writing_under(database), user_id)
+    assert account(database, user_id, of_all=Usage()) == Account(used=Usage(), allowed=Usage())
+
+    def plan(conn: Connection, of_all: Usage) -> str:
+        parameters = {"user_id": user_id, "memories": of_all.memories, "bytes": of_all.bytes}
+        explained = conn.execute(b"EXPLAIN (ANALYZE, TIMING OFF) " + usage.COUNT.encode(), parameters)
+        return "\n".join(line for (line,) in explained.fetchall())
+
+    text = database.read(database.call(), lambda conn: plan(conn, Usage()), user_id=user_id)
+    assert "never executed" in text
+    text = database.read(database.call(), lambda conn: plan(conn, Usage(memories=1)), user_id=user_id)
+    assert "never executed" not in text
 
 
 def test_a_user_may_store_so_many_and_no_more(database: Database, user_id: str) -> None:
@@ -156,7 +254,7 @@ class CountedDatabase(UserQuotas):
 
     counts = 0
 
-    def _count(self, conn: Connection, user_id: str) -> Usage:
+    def _count(self, conn: Connection, user_id: str) -> Account:
         self.counts += 1
         return super()._count(conn, user_id)
 

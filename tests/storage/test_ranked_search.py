@@ -16,7 +16,7 @@ from db.search_plan import SearchTuning
 from db.user_sizes import UserSizes
 from memory_service import config, ranked_search
 from memory_service.limits import limits_of
-from memory_service.ranking_request import RankingDefaults
+from memory_service.messages.ranking_request import RankingDefaults
 from memory_service.searching import Searching
 from memory_service.v1 import memory_pb2 as pb
 from tests.api.messages import axis
@@ -29,7 +29,7 @@ STATEMENTS = [
 ]
 LIMIT = 3
 
-Method = Callable[[Connection, Statement, Any], Any]
+Method = Callable[..., Any]
 
 VANISHING = {
     "deleted": b"UPDATE memory_entries SET deleted_at = now(), purge_at = now() WHERE user_id = %s AND id = %s",
@@ -98,12 +98,12 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         wanted = None if number is None else (STATEMENTS[number], STATEMENTS[:number].count(STATEMENTS[number]))
 
         def noting(method: Method) -> Method:
-            def run(self: Connection, statement: Statement, parameters: dict[str, object]) -> object:
+            def run(self: Connection, statement: Statement, parameters: dict[str, object], **options: Any) -> object:
                 name = name_of(statement)
                 if (name, names.count(name)) == wanted:
                     happen()
                 names.append(name)
-                return method(self, statement, parameters)
+                return method(self, statement, parameters, **options)
 
             return run
 

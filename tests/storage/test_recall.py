@@ -15,13 +15,13 @@ from db.user_sizes import UserSizes
 from db.vectors import normalize
 from memory_service import config
 from memory_service.limits import limits_of
-from memory_service.page_token import InvalidPageToken
-from memory_service.ranking_request import RankingDefaults
+from memory_service.messages.page_token import InvalidPageToken
+from memory_service.messages.ranking_request import RankingDefaults
+from memory_service.messages.violations import InvalidArgument
 from memory_service.recall import Recall
 from memory_service.searching import Searching
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import InvalidArgument
 from tests.storage.sample_embedder import SampleEmbedder, vector_of
 from tests.storage.sample_memories import DIMENSIONS, LATER, NOW, new_memory, read, soft_delete, store, unit
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
@@ -16,16 +16,18 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from db import access, erase, lexical_statements, migrate, requests, surroundings
+from db import access, erase, lexical_statements, lexical_terms, migrate, requests, surroundings, user_quotas
 from db.access import Accesses
 from db.ann_registry import want
 from db.connection import Connection
+from db.embedded import EmbeddedPostgres
 from db.errors import CallCancelled, UnsupportedDatabase
 from db.lexical_statements import Shape
 from db.memory import View
 from db.pool import Database
 from db.requests import RequestKey
 from db.schema import EmbeddingSpace
+from db.user_quotas import UserQuota
 from db.vectors import to_parameter
 from db.wall import ACROSS_USERS, Roles, read_roles
 from db.wall_facts import describe, require_wall, wall_of
@@ -36,7 +38,10 @@ from tests.storage.test_statements import EXCEPTIONS, STATEMENTS
 
 SPACE = EmbeddingSpace("test-model", 8)
 MINE, THEIRS = "mine", "theirs"
-TABLES = ("users", "conversations", "memory_entries", "memory_access", "request_ids", "embedding_jobs", "ann_indexes")
+WRITTEN = ("users", "conversations", "memory_entries", "memory_access", "request_ids", "embedding_jobs", "ann_indexes")
+# Set by operators, and only read by a user's own calls.
+READ_ONLY = ("user_quotas",)
+TABLES = WRITTEN + READ_ONLY
 
 # The same in both users' rows: nothing but user_id tells them apart.
 IDS = [UUID(int=number) for number in range(1, 6)]
@@ -65,6 +70,11 @@ def filled_url(database: Database, module_database_url: str) -> str:
             want(conn, user_id, f"index of {user_id}", now=NOW)
 
         database.write(database.call(), fill, user_id=user_id)
+
+        def set_quota(conn: Connection, user_id: str = user_id) -> None:
+            user_quotas.write(conn, user_id, UserQuota(memories=len(user_id)), now=NOW)
+
+        database.write(database.call(), set_quota, user_id=ACROSS_USERS)
     return module_database_url
 
 
@@ -109,7 +119,19 @@ def test_a_transaction_sees_the_rows_of_its_user_alone(raw: psycopg.Connection[A
     assert users_in(raw, table) >= {MINE, THEIRS}
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", READ_ONLY)
+@pytest.mark.parametrize(
+    "change", ["UPDATE {} SET user_id = user_id", "DELETE FROM {}", "INSERT INTO {} SELECT * FROM {0}"]
+)
+def test_what_operators_set_for_a_user_is_not_for_its_calls_to_change(
+    raw: psycopg.Connection[Any], roles: Roles, table: str, change: LiteralString
+) -> None:
+    take(raw, roles.one_user, MINE)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        raw.execute(sql.SQL(change.replace("{}", "{0}")).format(sql.Identifier(table)))
+
+
+@pytest.mark.parametrize("table", WRITTEN)
 def test_the_rows_of_others_are_out_of_reach(raw: psycopg.Connection[Any], roles: Roles, table: str) -> None:
     name = sql.Identifier(table)
     take(raw, roles.one_user, MINE)
@@ -145,7 +167,7 @@ def test_nobody_is_not_a_user(raw: psycopg.Connection[Any], roles: Roles) -> Non
         raw.execute("INSERT INTO users (user_id, created_at) VALUES ('', '2026-01-01')")
 
 
-@pytest.mark.parametrize("table", ["embedding_cache", "api_keys", "audit_log"])
+@pytest.mark.parametrize("table", ["embedding_cache", "api_keys", "audit_log", "operator_requests"])
 def test_what_is_nobodys_own_is_closed_to_calls_for_one_user(
     raw: psycopg.Connection[Any], roles: Roles, table: str
 ) -> None:
@@ -154,13 +176,65 @@ def test_what_is_nobodys_own_is_closed_to_calls_for_one_user(
         raw.execute(sql.SQL("SELECT FROM {}").format(sql.Identifier(table)))
 
 
+def test_the_role_of_one_user_may_do_nothing_else(raw: psycopg.Connection[Any], roles: Roles) -> None:
+    may = raw.execute(
+        """
+        SELECT c.relname, array_agg(privilege ORDER BY privilege)
+        FROM pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER'])
+            AS privilege
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind NOT IN ('i', 'I', 'c')
+            AND has_table_privilege(%s, c.oid, privilege)
+        GROUP BY c.relname
+        """,
+        [roles.one_user],
+    )
+    # TRUNCATE knows no policies. Partitions neither: those of the audit log have none, and nobody is let near them.
+    everything = ["DELETE", "INSERT", "SELECT", "UPDATE"]
+    assert dict(may.fetchall()) == {
+        **dict.fromkeys(WRITTEN, everything),
+        **{table: ["SELECT"] for table in READ_ONLY},
+        "alembic_version": ["SELECT"],
+        "embedding_space": ["SELECT"],
+    }
+    definers = raw.execute(
+        "SELECT has_function_privilege(%s, oid, 'EXECUTE') FROM pg_proc "
+        "WHERE prosecdef AND pronamespace = 'public'::regnamespace",
+        [roles.one_user],
+    ).fetchall()
+    assert definers == [(False,), (False,)]
+
+
+def test_other_ways_to_the_rows_end_at_the_wall(raw: psycopg.Connection[Any], roles: Roles) -> None:
+    raw.execute("ANALYZE memory_entries")
+    assert raw.execute("SELECT FROM pg_stats WHERE tablename = 'memory_entries'").rowcount > 0
+    take(raw, roles.one_user, MINE)
+    # The most common values of a column are values of rows.
+    assert raw.execute("SELECT FROM pg_stats WHERE tablename = 'memory_entries'").rowcount == 0
+    with raw.cursor() as cursor, cursor.copy("COPY memory_entries (user_id) TO STDOUT") as copied:
+        assert {user_id for (user_id,) in copied.rows()} == {MINE}
+    raw.execute("SET LOCAL row_security = off")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), raw.transaction():
+        raw.execute("SELECT FROM memory_entries")
+    raw.execute("SET LOCAL row_security = on")
+    for statement in (b"TRUNCATE memory_entries", b"ALTER TABLE memory_entries DISABLE ROW LEVEL SECURITY"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), raw.transaction():
+            raw.execute(statement)
+    with (
+        pytest.raises(psycopg.errors.FeatureNotSupported),
+        raw.cursor() as cursor,
+        cursor.copy("COPY users (user_id, created_at) FROM STDIN"),
+    ):
+        pass
+
+
 def test_every_table_with_a_user_id_is_protected(filled_url: str) -> None:
     assert wall_of(filled_url).unprotected == ()
     with psycopg.connect(filled_url) as connection:
         rows = connection.execute(
-            "SELECT tablename, count(*) FROM pg_policies WHERE 'one_user' = policyname GROUP BY 1"
+            "SELECT tablename, array_agg(policyname::text ORDER BY policyname) FROM pg_policies GROUP BY 1"
         ).fetchall()
-        assert dict(rows) == dict.fromkeys(TABLES, 1)
+        # Policies add up: one more would let somebody in.
+        assert dict(rows) == {table: ["all_users", "one_user"] for table in TABLES} | {"audit_log": ["all_users"]}
         connection.execute("CREATE TABLE forgotten (user_id text, note text)")
         connection.execute("CREATE TABLE unforced (user_id text); ALTER TABLE unforced ENABLE ROW LEVEL SECURITY")
         connection.commit()
@@ -174,16 +248,21 @@ def test_every_table_with_a_user_id_is_protected(filled_url: str) -> None:
 CONDITION = re.compile(r"(?:\w+\.)?user_id = (?:%\(user_id\)s|'u'|\w+\.user_id)")
 # Found by an index that PostgreSQL does not read behind the wall, and so run across users: see the last test.
 ACROSS_BY_DESIGN = {"lexical.search"}
+# Not for the role of one user at all: see READ_ONLY.
+BY_OPERATORS = {"user_quotas.reset", "erase.quota"}
 NAMES = sorted(
     name
     for name, forms in STATEMENTS.items()
-    if name not in EXCEPTIONS.keys() | MADE_ACROSS_USERS | ACROSS_BY_DESIGN and any(map(CONDITION.search, forms))
+    if name not in EXCEPTIONS.keys() | MADE_ACROSS_USERS | ACROSS_BY_DESIGN | BY_OPERATORS
+    and any(map(CONDITION.search, forms))
 )
 FORMS = 2
+KEYED = Shape(frozenset({"conversation_id"}), None, exclude=True, phrases=False, prefixes=True)
 TEMPLATE = re.compile(r"(?<!')\{\w*\}(?!')")
 # Made of templates by functions that their modules keep to themselves.
 MADE = {
-    "lexical.terms": [lexical_statements.terms(prefixes=prefixes).decode() for prefixes in (False, True)],
+    "lexical.terms": [lexical_terms.statement(prefixes=prefixes).decode() for prefixes in (False, True)],
+    "lexical.search_keyed": [lexical_statements.search_keyed(KEYED).decode()],
     "surroundings.around": [surroundings._statement(view).decode() for view in View],  # noqa: SLF001 - see above
     "erase.left": [erase.LEFT.format(sql.Identifier(table)).as_string(None) for table in TABLES],
 }
@@ -246,6 +325,7 @@ PARAMETERS: dict[str, Any] = {
     **dict.fromkeys(("limit", "candidates", "walk", "rows", "reach", "max_terms", "max_lexemes", "sample_rows"), 100),
     **dict.fromkeys(("max_text_bytes", "up_to", "count_up_to", "max_lexeme_bytes"), 1_000),
     "exact_rows": 0,
+    **dict.fromkeys(("memories", "bytes"), 1_000),
 }
 OF_A_STATEMENT: dict[str, dict[str, Any]] = {
     "insert.one": {"id": UUID(int=50)},
@@ -267,6 +347,19 @@ OF_A_STATEMENT: dict[str, dict[str, Any]] = {
     "erase.lock_conversations": {"start": ""},
     "erase.empty_conversations": {"ids": ["c"]},
     "lexical.terms": {"language": "pg_catalog.english"},
+    "lexical.search_keyed": {
+        "terms": ["harbour", "their*"],
+        "at_least": [2, 0],
+        "lexemes": ["harbour"],
+        "starts": ["their"],
+        "stems": [None],
+        "also": IDS,
+        "most_rows": 100,
+        "row_count": 10,
+        "average_length": 4.0,
+        "k1": 1.2,
+        "b": 0.75,
+    },
 }
 
 EVERYTHING = b"""
@@ -275,7 +368,8 @@ SELECT to_jsonb(u), (SELECT jsonb_agg(to_jsonb(t) ORDER BY t) FROM conversations
     (SELECT jsonb_agg(to_jsonb(t) ORDER BY t) FROM memory_access t WHERE t.user_id = u.user_id),
     (SELECT jsonb_agg(to_jsonb(t) ORDER BY t) FROM request_ids t WHERE t.user_id = u.user_id),
     (SELECT jsonb_agg(to_jsonb(t) ORDER BY t) FROM embedding_jobs t WHERE t.user_id = u.user_id),
-    (SELECT jsonb_agg(to_jsonb(t) ORDER BY t) FROM ann_indexes t WHERE t.user_id = u.user_id)
+    (SELECT jsonb_agg(to_jsonb(t) ORDER BY t) FROM ann_indexes t WHERE t.user_id = u.user_id),
+    (SELECT jsonb_agg(to_jsonb(t) ORDER BY t) FROM user_quotas t WHERE t.user_id = u.user_id)
 FROM users u WHERE u.user_id = 'theirs'
 """
 
@@ -530,6 +624,72 @@ def test_the_owner_sees_nothing_by_itself(owner: Callable[[str], str], open_data
         assert users_in(connection, "memory_entries") == set()
         connection.execute("SET LOCAL memory.user_id = 'mine'")
         assert users_in(connection, "memory_entries") == set()
+
+
+class Namesakes:
+    """Databases of a name that the test chooses, one after the other."""
+
+    def __init__(self, postgres: EmbeddedPostgres, superuser: psycopg.Connection[Any]) -> None:
+        self.name = f"again_{uuid.uuid4().hex[:12]}"
+        self.former = f"{self.name}_former"
+        self._postgres = postgres
+        self._superuser = superuser
+
+    def run(self, statement: str) -> None:
+        """Runs a statement on databases and roles."""
+        self._superuser.execute(statement.format(name=self.name, former=self.former).encode())
+
+    def roles(self, name: str) -> Roles | None:
+        """Returns the roles of the wall that stands in one of them, migrated if need be."""
+        url = self._postgres.database_url(name)
+        migrate.upgrade(url, SPACE)
+        facts = wall_of(url)
+        require_wall(facts)
+        return facts.roles
+
+
+DROP_ROLES = "DROP ROLE memory_service_{name}, memory_maintenance_{name}"
+
+
+@pytest.fixture
+def namesakes(postgres: EmbeddedPostgres) -> Iterator[Namesakes]:
+    """Dropped afterwards, with their roles."""
+    with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as superuser:
+        databases = Namesakes(postgres, superuser)
+        databases.run("CREATE DATABASE {name}")
+        yield databases
+        numbers = superuser.execute(
+            "SELECT oid FROM pg_database WHERE starts_with(datname, %s)", [databases.name]
+        ).fetchall()
+        databases.run("DROP DATABASE IF EXISTS {name}")
+        databases.run("DROP DATABASE IF EXISTS {former}")
+        for name in (databases.name, *(str(number) for (number,) in numbers)):
+            databases.run(f"DROP ROLE IF EXISTS memory_service_{name}, memory_maintenance_{name}")
+
+
+def test_a_database_made_again_has_roles_again(namesakes: Namesakes) -> None:
+    roles = Roles(f"memory_service_{namesakes.name}", f"memory_maintenance_{namesakes.name}")
+    assert namesakes.roles(namesakes.name) == roles
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist):
+        namesakes.run(DROP_ROLES)
+    namesakes.run("DROP DATABASE {name}")
+    namesakes.run("CREATE DATABASE {name}")
+    assert namesakes.roles(namesakes.name) == roles  # those that were left
+    namesakes.run("DROP DATABASE {name}")
+    namesakes.run(DROP_ROLES)  # as docs/operations.md says
+    namesakes.run("CREATE DATABASE {name}")
+    assert namesakes.roles(namesakes.name) == roles
+
+
+def test_roles_in_use_by_a_database_of_another_name_are_left_to_it(namesakes: Namesakes) -> None:
+    former = namesakes.roles(namesakes.name)
+    namesakes.run("ALTER DATABASE {name} RENAME TO {former}")
+    namesakes.run("CREATE DATABASE {name}")
+    roles = namesakes.roles(namesakes.name)
+    assert roles is not None
+    assert former is not None
+    assert {roles.one_user, roles.all_users}.isdisjoint({former.one_user, former.all_users})
+    assert namesakes.roles(namesakes.former) == former
 
 
 @pytest.mark.usefixtures("roles_dropped")

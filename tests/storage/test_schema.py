@@ -77,6 +77,7 @@ def test_an_older_revision_names_the_command(new_database: NewDatabase) -> None:
         ({"space": EmbeddingSpace(MODEL, 9)}, SchemaMismatch, "with 9 dimensions.*with 8 dimensions"),
         ({"space": None}, SchemaMismatch, "no embedding space"),
         ({"postgres_version": "15.13"}, UnsupportedDatabase, r"PostgreSQL 15\.13 is too old: 16 or newer"),
+        ({"encoding": "LATIN1"}, UnsupportedDatabase, "keeps text as LATIN1: .* WITH ENCODING 'UTF8'"),
         ({"pgvector_version": "0.8.3"}, UnsupportedDatabase, r"pgvector 0\.8\.3 .*ALTER EXTENSION vector UPDATE"),
         (
             {"pgvector_version": "0.8.3", "pgvector_available": "0.8.3"},

@@ -13,7 +13,7 @@ from db.pool import Database
 from db.search_plan import Plan, SearchTuning
 from db.search_tuning import ENOUGH, TuningState
 from db.wall import ACROSS_USERS
-from memory_service.state_metrics import StateMetrics
+from memory_service.metrics.state import StateMetrics
 from tests.api.waiting import eventually
 from tests.fix_database import NewDatabase
 from tests.storage.conftest import OpenDatabase

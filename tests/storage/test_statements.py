@@ -19,7 +19,7 @@ from db.memory import View
 from db.search_plan import Coarse
 from db.search_statements import Metric, shape_of
 
-OWNED = ("users", "conversations", "memory_entries", "memory_access", "request_ids", "embedding_jobs")
+OWNED = ("users", "conversations", "memory_entries", "memory_access", "request_ids", "embedding_jobs", "user_quotas")
 NAMED = re.compile(r"\s*/\* [a-z_]+\.[a-z_]+ \*/")
 
 # Statements that serve no single user, and why they may.
@@ -44,6 +44,7 @@ ACROSS_USERS = {
     *("reembedding_backfill.progress", "reembedding_backfill.stale", "reembedding_switch.behind"),
     "reembedding_estimate.estimate",
     *("user_list.page", "user_list.ids"),
+    "user_quotas.any",
     *("reembedding_switch.pending", "reembedding_switch.refused", "reembedding_switch.embedded"),
 }
 OF_ALL_FILTERS = [Filter(), Filter(conversation_id="c", show_deleted=True), Filter(show_deleted=True)]
@@ -144,7 +145,6 @@ def test_the_walk_finds_the_statements() -> None:
         "search.candidates",
         "recent.page",
         "stats.user",
-        "stats.accesses",
         "requests.find",
         "requests.claim",
         "requests.complete",

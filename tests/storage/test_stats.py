@@ -1,15 +1,20 @@
 """Statistics against a count in Python."""
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg import Cursor
+from psycopg.rows import TupleRow
 
 from db import stats
 from db.access import Accesses, write_accesses
+from db.connection import Connection, Statement
 from db.pool import Database
 from db.stats import ConversationStats, UserStats
 from db.wall import ACROSS_USERS
@@ -110,6 +115,23 @@ def breakdown(mine: list[Row]) -> list[ConversationStats]:
     # PostgreSQL sorts NULL last.
     found.sort(key=lambda conversation: (conversation.conversation_id is None, conversation.conversation_id or ""))
     return sorted(found, key=lambda conversation: conversation.newest_created_at, reverse=True)
+
+
+def test_counts_are_of_one_moment(database: Database, user_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(conn: Connection) -> UserStats:
+        run = conn.query
+
+        def and_meanwhile(statement: Statement, parameters: Mapping[str, Any]) -> Cursor[TupleRow]:
+            found = run(statement, parameters)
+            store(database, user_id, new_memory(embedding=None))
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(conn, "query", and_meanwhile)
+            return stats.user_stats(conn, user_id, conversation_limit=1, dimensions=DIMENSIONS)
+
+    found = database.read(database.call(), counted, user_id=user_id)
+    assert (found.live_count, found.stored_bytes) == (0, 0)
 
 
 def test_erased_memories_do_not_count(database: Database, user_id: str) -> None:

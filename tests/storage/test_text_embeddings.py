@@ -18,23 +18,13 @@ from db.wall import ACROSS_USERS
 from memory_service.embedding.errors import EmbedderUnavailable, TextNotEmbeddable
 from memory_service.text_embeddings import DEFAULT_TIMEOUT_S, TextEmbeddings
 from memory_service.vector_cache import CacheOptions
+from tests.clock import Clock
 from tests.storage.concurrency import LIMIT_S, at_once
 from tests.storage.conftest import OpenDatabase
 from tests.storage.sample_embedder import SampleEmbedder, vector_of
 from tests.storage.sample_memories import NOW, rows
 
 DAY = timedelta(days=1)
-
-
-class Clock:
-    """Tells the time that the test has set."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        """Returns the time."""
-        return self.now
 
 
 @pytest.fixture
@@ -252,11 +242,6 @@ def test_provider_has_as_long_as_the_call(
 
 def test_model_is_the_embedder_s(embeddings: TextEmbeddings, embedder: SampleEmbedder) -> None:
     assert embeddings.model == embedder.model
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

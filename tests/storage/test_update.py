@@ -175,10 +175,10 @@ def test_refused_value_writes_nothing(database: Database, user_id: str, wrong: d
 def test_embedding_of_content_that_has_changed_is_refused(database: Database, user_id: str) -> None:
     memory_id = stored(database, user_id, content="now")
     embedding = normalize(random_vector(6))
-    with pytest.raises(Conflict, match="changed while it was embedded"):
-        apply(database, user_id, memory_id, embedding=embedding, embedded_content="then")
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        apply(database, user_id, memory_id, embedding=embedding, expected_content="then")
     assert read(database, user_id, memory_id).version == 1
-    apply(database, user_id, memory_id, embedding=embedding, embedded_content="now")
+    apply(database, user_id, memory_id, embedding=embedding, expected_content="now")
     assert read(database, user_id, memory_id).version == 2
 
 

@@ -1,51 +1,38 @@
 """Writing below gRPC: what happens when the world changes while a text is embedded, and when a call is repeated."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Self
 from uuid import UUID, uuid4
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from db.cancellation import Call
 from db.connection import Connection
 from db.errors import Conflict, EtagMismatch, MemoryDeleted, MemoryNotFound, RequestIdReused
 from db.pool import Database
 from db.requests import RequestKey
+from db.usage import Usage
 from memory_service import config, mutations
+from memory_service.access.errors import LimitExceeded
+from memory_service.access.quotas import NoQuotas
 from memory_service.embedding.errors import EmbedderUnavailable
 from memory_service.limits import limits_of
-from memory_service.metadata import to_struct
+from memory_service.messages.violations import InvalidArgument
 from memory_service.text_embeddings import TextEmbeddings
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import InvalidArgument
 from memory_service.writing import Writing
+from tests.clock import Clock
 from tests.storage.concurrency import at_once
 from tests.storage.sample_embedder import SampleEmbedder, vector_of
 from tests.storage.sample_memories import DIMENSIONS, LATER, NOW, hard_delete, read, rows, soft_delete
+from tests.structs import to_struct
 
 DAY = timedelta(days=1)
-
-
-class Clock:
-    """Tells the time that the test has set."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        """Returns the time."""
-        return self.now
-
-
-@pytest.fixture
-def embedder() -> SampleEmbedder:
-    return SampleEmbedder(cacheable=False)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -212,6 +199,25 @@ def test_only_changed_content_is_embedded(
     assert embedder.asked == [["first"], ["second"], ["second"]]
 
 
+def test_stored_content_is_charged_before_it_is_embedded_anew(
+    writing: Writing, embedder: SampleEmbedder, user_id: str
+) -> None:
+    charged: list[str] = []
+    writing = replace(writing, charge=charged.append)
+    id_ = insert(writing, user_id).id
+    update(writing, user_id, id_, content="second")
+    assert charged == [], "what a request shows is charged where it is let in"
+    update(writing, user_id, id_, mask="embedding")
+    assert charged == ["second"]
+
+    def refuse(_: str) -> None:
+        raise LimitExceeded("too much", limit="MEMORY_RATE_LIMIT_TOKENS_PER_USER", retry_after_s=1.0)
+
+    with pytest.raises(LimitExceeded):
+        update(replace(writing, charge=refuse), user_id, id_, mask="embedding")
+    assert embedder.asked == [["first"], ["second"], ["second"]]
+
+
 def test_content_changed_while_it_was_embedded(
     writing: Writing, embedder: SampleEmbedder, database: Database, user_id: str
 ) -> None:
@@ -227,6 +233,35 @@ def test_content_changed_while_it_was_embedded(
     found = read(database, user_id, UUID(id_))
     assert (found.content, found.summary, found.version) == ("theirs", "", 2)
     assert_embedded(database, user_id, id_, "theirs")
+
+
+class Meanwhile(NoQuotas):
+    """Lets something happen between a write's first look and the write itself."""
+
+    def __init__(self, happen: Callable[[], object]) -> None:
+        self._happen = happen
+
+    def expect(self, user_id: str, adding: Callable[[], Usage], call: Call, *, certain: bool) -> Self:
+        """Returns the room there is."""
+        super().expect(user_id, adding, call, certain=certain)
+        return self
+
+    def enforced(self, conn: Connection, *, now: datetime) -> AbstractContextManager[None]:
+        """Lets it happen."""
+        self._happen()
+        return super().enforced(conn, now=now)
+
+
+def test_content_sent_as_it_was_does_not_give_way_to_another(
+    writing: Writing, database: Database, user_id: str
+) -> None:
+    id_ = insert(writing, user_id).id
+    overtaken = replace(writing, quotas=Meanwhile(lambda: update(writing, user_id, id_, content="theirs")))
+    with pytest.raises(Conflict):
+        update(overtaken, user_id, id_, content="first", summary="mine")
+    found = read(database, user_id, UUID(id_))
+    assert (found.content, found.summary, found.version) == ("theirs", "", 2)
+    assert update(writing, user_id, id_, content="first", summary="mine").content == "first"
 
 
 @pytest.mark.parametrize(("disappear", "error"), [(soft_delete, MemoryDeleted), (hard_delete, MemoryNotFound)])

@@ -3,9 +3,9 @@
 import pytest
 
 from memory_service import config
-from memory_service.fields import FieldReader
 from memory_service.limits import Limits, limits_of
-from memory_service.violations import Violations
+from memory_service.messages.fields import FieldReader
+from memory_service.messages.violations import Violations
 from tests import property_profile
 
 property_profile.load()

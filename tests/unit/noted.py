@@ -1,6 +1,6 @@
 """Reading in tests what a FieldReader has noted."""
 
-from memory_service.fields import FieldReader
+from memory_service.messages.fields import FieldReader
 
 
 def noted(fields: FieldReader) -> dict[str, str]:

@@ -13,6 +13,7 @@ from memory_service.bulk.progress import CLEAR, Progress
 from memory_service.bulk.records import Record
 from memory_service.bulk.retrying import Retrying
 from memory_service.v1 import memory_pb2 as pb
+from tests.clock import SecondsClock
 
 
 def records(*sizes: int) -> Iterator[Record]:
@@ -86,29 +87,18 @@ class Terminal(io.StringIO):
         return True
 
 
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        """Returns the time set."""
-        return self.now_s
-
-
 def test_progress_is_one_line_redrawn_on_a_terminal() -> None:
-    terminal, clock = Terminal(), Clock()
+    terminal, clock = Terminal(), SecondsClock()
     progress = Progress(terminal, total=4_000, clock=clock)
-    clock.now_s += 2
+    clock.now += 2
     progress.update(position=1_000, count=5_000)
-    clock.now_s += 0.05
+    clock.now += 0.05
     progress.update(position=1_001, count=5_001)
     line = " 25%  5,000 memories, 2,500/s, 0:06 left"
     assert terminal.getvalue() == CLEAR + line
     progress.say("trying again")
     assert terminal.getvalue().endswith(f"{CLEAR}trying again\n{line}")
-    clock.now_s += 118
+    clock.now += 118
     progress.update(position=4_001, count=20_000)
     assert terminal.getvalue().endswith(f"{CLEAR}100%  20,000 memories, 167/s, 0:00 left")
     progress.close()
@@ -117,17 +107,17 @@ def test_progress_is_one_line_redrawn_on_a_terminal() -> None:
 
 
 def test_progress_without_a_total_counts() -> None:
-    terminal, clock = Terminal(), Clock()
+    terminal, clock = Terminal(), SecondsClock()
     progress = Progress(terminal, clock=clock)
-    clock.now_s += 10
+    clock.now += 10
     progress.update(position=10, count=1_000)
     assert terminal.getvalue() == f"{CLEAR}1,000 memories, 100/s"
 
 
 def test_progress_elsewhere_is_silent_but_for_messages() -> None:
-    stream, clock = io.StringIO(), Clock()
+    stream, clock = io.StringIO(), SecondsClock()
     progress = Progress(stream, total=10, clock=clock)
-    clock.now_s += 10
+    clock.now += 10
     progress.update(position=5, count=5)
     progress.say("trying again")
     progress.close()
@@ -148,6 +138,7 @@ def failure(code: grpc.StatusCode, reason: str = "", *, retry_after_s: float = 0
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "", True),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", True),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL", False),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", False),
         (grpc.StatusCode.ABORTED, "CONFLICT", True),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", True),
         (grpc.StatusCode.INTERNAL, "", True),

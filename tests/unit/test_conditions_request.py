@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db.conditions import AllOf, AnyOf, Compares, Condition, Exists, MemberOf, Negated, Operator
-from memory_service import conditions_request, config
-from memory_service.fields import FieldReader
+from memory_service import config
 from memory_service.limits import Limits, limits_of
+from memory_service.messages import conditions_request
+from memory_service.messages.fields import FieldReader
+from memory_service.messages.violations import Violations
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import Violations
 from tests.unit.noted import noted
 
 WHERE = "filter.where"

@@ -50,6 +50,7 @@ def a_value_of(name: str) -> str:
         "data_dir": "/somewhere",
         "database_url": "postgresql://u@h/d",
         "direct_database_url": "postgresql://u@h/d",
+        "prepared_statements": "true",
         "embedder": "openai",
         "embedding_model": "text-embedding-3-large",
         "embedding_dimensions": "128",
@@ -82,6 +83,7 @@ def a_value_of(name: str) -> str:
         "jwt_role_claim": "roles",
         "jwt_role_prefix": "memory:",
         "jwt_default_role": "reader",
+        "threads": "3",
         "write_threads": "3",
     }
     if name in special:
@@ -96,6 +98,7 @@ def a_value_of(name: str) -> str:
 def test_every_setting_is_read_from_its_variables(environment: pytest.MonkeyPatch, name: str, variable: str) -> None:
     needed = {
         "direct_database_url": {"MEMORY_DATABASE_URL": "postgresql://u@h/d"},
+        "reflection": {"MEMORY_AUTH": "keys"},
         "embedding_dimensions": {"MEMORY_EMBEDDER": "none"},
         "embedding_model": {"MEMORY_EMBEDDER": "openai", "OPENAI_API_KEY": "key"},
         "embedder": {"OPENAI_API_KEY": "key"},
@@ -138,7 +141,25 @@ def test_overrides_win_over_both(environment: pytest.MonkeyPatch) -> None:
     settings = config.load(database_url="postgresql://given", workers=2, threads=None)
     assert settings.database_url is not None
     assert settings.database_url.get_secret_value() == "postgresql://given"
-    assert (settings.workers, settings.threads) == (2, 16)
+    assert (settings.workers, settings.threads) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "reads", "writes"),
+    [
+        ({}, 4, 4),
+        ({"MEMORY_EMBEDDER": "openai", "MEMORY_OPENAI_API_KEY": "key"}, 16, 16),
+        ({"MEMORY_THREADS": "9"}, 9, 9),
+        ({"MEMORY_THREADS": "1", "MEMORY_WRITE_THREADS": "3"}, 1, 3),
+    ],
+)
+def test_threads_are_few_unless_they_wait_for_a_provider(
+    environment: pytest.MonkeyPatch, given: dict[str, str], reads: int, writes: int
+) -> None:
+    for name, value in given.items():
+        environment.setenv(name, value)
+    settings = config.load()
+    assert (settings.threads_for_reads, settings.threads_for_writes) == (reads, writes)
 
 
 def test_empty_variable_is_unset(environment: pytest.MonkeyPatch) -> None:
@@ -269,7 +290,9 @@ def test_bad_database_url_is_not_quoted(environment: pytest.MonkeyPatch, variabl
     if variable == "DATABASE_URL":
         environment.delenv("MEMORY_DATABASE_URL")
     environment.setenv(variable, url)
-    assert complaint() == [f"{variable}: is neither a postgresql:// URL nor libpq keywords"]
+    [line] = complaint()
+    assert line.startswith(f"{variable}: is neither a postgresql:// URL nor libpq keywords")
+    assert "percent-encoded" in line
 
 
 def test_libpq_keywords_are_understood() -> None:
@@ -289,7 +312,14 @@ def test_base_url_is_http(environment: pytest.MonkeyPatch, variable: str, url: s
 )
 def test_reflection_may_still_be_a_boolean(environment: pytest.MonkeyPatch, value: str, expected: str) -> None:
     environment.setenv("MEMORY_REFLECTION", value)
-    assert config.load().reflection == expected
+    assert config.load(auth="keys").reflection == expected
+
+
+def test_nobody_can_be_authenticated_for_reflection_where_nobody_is() -> None:
+    [line] = complaint(reflection="authenticated")
+    assert line == "MEMORY_REFLECTION=authenticated is set without MEMORY_AUTH or MEMORY_TLS_CLIENT_CA"
+    tls = {"tls_certificate": "c.pem", "tls_key": "c.key", "tls_client_ca": "ca.pem"}
+    assert config.load(reflection="authenticated", **tls).reflection == "authenticated"
 
 
 @pytest.mark.parametrize("algorithms", ["none", "HS256", "RS256,HS256", ",", "rs256"])

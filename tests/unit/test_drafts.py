@@ -9,12 +9,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from db.cancellation import Call
 from db.vectors import Embedding, normalize
-from memory_service import drafts
-from memory_service.drafts import TextToEmbed
-from memory_service.fields import FieldReader
-from memory_service.metadata import to_struct
+from memory_service import completing
+from memory_service.messages import drafts
+from memory_service.messages.fields import FieldReader, TextToEmbed
+from memory_service.messages.violations import InvalidArgument
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import InvalidArgument
+from tests.structs import to_struct
 from tests.unit.noted import noted
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
@@ -68,7 +68,7 @@ def test_without_an_embedding_a_memory_keeps_what_is_to_be_embedded(fields: Fiel
         pb.NewMemory(content="text", embedding=VECTOR),
     ]
     read = [drafts.read_one(fields, "memory", message, now=NOW) for message in messages]
-    memories = drafts.complete(read, None, Call(), now=NOW, embed_async=True)
+    memories = completing.complete(read, None, Call(), now=NOW, embed_async=True)
     assert noted(fields) == {}
     assert [memory.embed_text for memory in memories] == ["other", None, None, None]
     assert [memory.embedding is None for memory in memories] == [True, True, True, False]

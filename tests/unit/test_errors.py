@@ -14,10 +14,10 @@ from db import errors as db
 from memory_service import errors
 from memory_service.embedding import errors as embedding
 from memory_service.errors import DOMAIN, reason_name, to_failure, to_status
-from memory_service.interceptors import MalformedRequest
-from memory_service.page_token import InvalidPageToken
+from memory_service.messages.page_token import InvalidPageToken
+from memory_service.messages.violations import InvalidArgument, Violation
+from memory_service.method_handlers import MalformedRequest
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import InvalidArgument, Violation
 
 SQL = "SELECT content FROM memory_entries"
 URL = "postgresql://me:hush@host/memory"
@@ -94,6 +94,18 @@ def test_error_has_its_status(
         retry = details["RetryInfo"]
         assert isinstance(retry, error_details_pb2.RetryInfo)
         assert retry_s[0] <= retry.retry_delay.ToTimedelta().total_seconds() <= retry_s[1]
+
+
+@pytest.mark.parametrize(("error", "code", "reason", "retry_s"), CASES, ids=lambda case: type(case).__name__)
+def test_grpc_is_told_the_same_as_the_caller(
+    error: Exception, code: grpc.StatusCode, reason: str, retry_s: tuple[float, float] | None
+) -> None:
+    trailers = dict(to_status(error).trailing_metadata)
+    sent = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    retry = error_details_pb2.RetryInfo()
+    told = [retry.retry_delay.ToMilliseconds() for detail in sent.details if detail.Unpack(retry)]
+    forbidden = "-1" if code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_s is None else None
+    assert trailers.get("grpc-retry-pushback-ms") == next((str(delay) for delay in told), forbidden), reason
 
 
 def test_no_error_is_forgotten() -> None:

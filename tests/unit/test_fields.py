@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from db.vectors import normalize
-from memory_service.fields import FieldReader
-from memory_service.metadata import to_struct
+from memory_service.messages.fields import FieldReader
 from memory_service.v1 import memory_pb2 as pb
+from tests.structs import to_struct
 from tests.unit.noted import noted
 
 UUID_TEXT = "0190f7a8-0000-7000-8000-00000000000a"

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_service.limits import Limits
-from memory_service.metadata import MAX_EXACT_INTEGER, InvalidMetadata, encoded_size, from_struct, to_struct
+from memory_service.messages.metadata import MAX_EXACT_INTEGER, InvalidMetadata, encoded_size, from_struct
 from memory_service.v1 import memory_pb2 as pb
+from tests.structs import to_struct
 
 ROOMY = Limits(
     max_metadata_bytes=10**9,

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db.recent import Position
-from memory_service import page_token
-from memory_service.metadata import to_struct
-from memory_service.page_token import InvalidPageToken
+from memory_service.messages import page_token
+from memory_service.messages.page_token import InvalidPageToken
 from memory_service.v1 import memory_pb2 as pb
+from tests.structs import to_struct
 
 FILTER = pb.MemoryFilter(
     conversation_id="c",

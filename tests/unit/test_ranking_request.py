@@ -9,13 +9,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from db.lexical import Words
-from memory_service import ranking_request, search_request
-from memory_service.fields import FieldReader
-from memory_service.query_request import MODES, Query
+from memory_service.messages import ranking_request, search_request
+from memory_service.messages.fields import FieldReader
+from memory_service.messages.query_request import MODES, Query
+from memory_service.messages.ranking_request import CLOCKS, PRESET_NAMES, RankingDefaults, RankingDraft
+from memory_service.messages.search_request import SearchDraft
 from memory_service.ranking.options import Boosts, Clock, ConversationWeights, Convex, Diversity, Mode, Rrf
 from memory_service.ranking.presets import PRESETS
-from memory_service.ranking_request import CLOCKS, PRESET_NAMES, RankingDefaults, RankingDraft
-from memory_service.search_request import SearchDraft
 from memory_service.v1 import memory_pb2 as pb
 from tests.unit.noted import noted
 

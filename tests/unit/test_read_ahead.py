@@ -60,6 +60,25 @@ def test_an_error_comes_after_what_was_read_before_it() -> None:
                 next(items)
 
 
+def test_it_says_how_long_somebody_waits() -> None:
+    released = threading.Event()
+
+    def stream() -> Iterator[int]:
+        yield 1
+        released.wait(LIMIT_S)
+        yield 2
+
+    with ReadAhead(stream()) as items:
+        assert next(items) == 1
+        assert items.waited_s == 0.0
+        waiting = threading.Thread(target=next, args=(items,))
+        waiting.start()
+        eventually(lambda: items.waited_s > 0.02)
+        released.set()
+        waiting.join()
+        assert items.waited_s == 0.0
+
+
 def test_who_waits_is_told_to_stop() -> None:
     released = threading.Event()
 

@@ -7,31 +7,22 @@ import pytest
 
 from memory_service.reembedding import progress
 from memory_service.reembedding.progress import Bar, Log, Meter
+from tests.clock import SecondsClock
 
 
-class Clock:
+@pytest.fixture
+def clock() -> SecondsClock:
     """Seconds that a test decides."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        """Returns them."""
-        return self.now
+    return SecondsClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """Begins at 100."""
-    return Clock()
-
-
-@pytest.fixture
-def meter(clock: Clock) -> Meter:
+def meter(clock: SecondsClock) -> Meter:
     """Of 1,000 memories, 200 of which an earlier run has done."""
     return Meter(total=1_000, done=200, clock=clock)
 
 
-def test_rate_and_time_left_count_what_this_run_has_done(clock: Clock, meter: Meter) -> None:
+def test_rate_and_time_left_count_what_this_run_has_done(clock: SecondsClock, meter: Meter) -> None:
     assert (meter.share, meter.left_s) == (0.2, None)
     clock.now += 4
     meter.add(200)
@@ -44,7 +35,7 @@ def test_memories_written_meanwhile_make_the_total_grow(meter: Meter) -> None:
     assert Meter(total=0, done=0).share == 1.0
 
 
-def test_the_bar_is_drawn_anew_in_place(clock: Clock, meter: Meter) -> None:
+def test_the_bar_is_drawn_anew_in_place(clock: SecondsClock, meter: Meter) -> None:
     stream = io.StringIO()
     bar = Bar(stream)
     clock.now += 4
@@ -58,7 +49,9 @@ def test_the_bar_is_drawn_anew_in_place(clock: Clock, meter: Meter) -> None:
     assert stream.getvalue().endswith("\r\x1b[K")
 
 
-def test_the_log_gets_a_line_every_few_seconds(clock: Clock, meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_gets_a_line_every_few_seconds(
+    clock: SecondsClock, meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines: list[dict[str, Any]] = []
 
     class Lines:

@@ -16,7 +16,8 @@ from db.search_plan import Plan
 from db.search_statements import Metric
 from db.stats import ConversationStats, UserStats
 from db.vectors import normalize
-from memory_service import replies, search_outcome
+from memory_service import search_outcome
+from memory_service.messages import replies
 from memory_service.v1 import memory_pb2 as pb
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, 987_654, tzinfo=UTC)

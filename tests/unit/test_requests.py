@@ -10,10 +10,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from db.filters import Filter
 from db.memory import View
 from db.update import UNCHANGED, Changes
-from memory_service import requests
-from memory_service.fields import FieldReader
-from memory_service.metadata import to_struct
+from memory_service.messages import requests
+from memory_service.messages.fields import FieldReader
 from memory_service.v1 import memory_pb2 as pb
+from tests.structs import to_struct
 from tests.unit.noted import noted
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)

@@ -12,10 +12,10 @@ from db.filters import Filter
 from db.memory import View
 from db.search_statements import Metric
 from db.vectors import normalize
-from memory_service import search_request
-from memory_service.fields import FieldReader
-from memory_service.query_request import Query
-from memory_service.search_request import METRICS
+from memory_service.messages import search_request
+from memory_service.messages.fields import FieldReader
+from memory_service.messages.query_request import Query
+from memory_service.messages.search_request import METRICS
 from memory_service.v1 import memory_pb2 as pb
 from tests.unit.noted import noted
 

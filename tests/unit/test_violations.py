@@ -2,8 +2,8 @@
 
 import pytest
 
+from memory_service.messages.violations import MAX_DESCRIPTION, MAX_REPORTED, InvalidArgument, Violation, Violations
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import MAX_DESCRIPTION, MAX_REPORTED, InvalidArgument, Violation, Violations
 
 
 def test_nothing_noted_nothing_raised() -> None:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from db.vectors import normalize
+from memory_service.messages.violations import Violations
+from memory_service.messages.wire_vectors import COMPONENT_BYTES, encoding_of, read, write
 from memory_service.v1 import memory_pb2 as pb
-from memory_service.violations import Violations
-from memory_service.wire_vectors import COMPONENT_BYTES, encoding_of, read, write
 
 ENCODINGS = [pb.VECTOR_ENCODING_FLOATS, pb.VECTOR_ENCODING_F32_LE, pb.VECTOR_ENCODING_F16_LE]
 
