@@ -36,9 +36,10 @@ ENV PATH=/opt/memory-service/bin:$PATH \
 # By number: Kubernetes' runAsNonRoot does not look names up.
 USER 10001:10001
 EXPOSE 50051
-# Asks the ops port, which answers when the first is saturated. Not SERVING: the database is away, or it drains.
-# The start period covers loading the embedding model and waiting for the first connections.
+# Asks the ops port, which answers when the first is saturated; where that is off, the first. Not SERVING: the database
+# is away, or it drains. Of an address with TLS it only knows whether somebody listens there. The start period covers
+# loading the embedding model and waiting for the first connections.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, grpc; from grpc_health.v1 import health_pb2, health_pb2_grpc; channel = grpc.insecure_channel(os.environ['MEMORY_OPS_LISTEN']); reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=3); raise SystemExit(reply.status != reply.SERVING)"]
+    CMD ["python", "-P", "-m", "memory_service.container_health"]
 ENTRYPOINT ["memory-service"]
 CMD ["serve"]

@@ -34,7 +34,7 @@ class AuditEntry:
     memory_ids: tuple[UUID, ...] = ()
     memory_count: int = 0
     key_id: str | None = None
-    """The API key that was made or revoked."""
+    """The API key that was made, rotated or revoked."""
     request_id: str = ""
     peer: str = ""
     code: str | None = None

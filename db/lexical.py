@@ -162,7 +162,8 @@ class _Run:
         known = {name: estimates[name] for name in finders.too_frequent}
         found = self._find(finders, known=known, narrowed=False)
         if finders.too_frequent and restricted and found.passed < self.limit:
-            known = {name: frequency for name, (frequency, _) in found.frequencies.items()}
+            # Those beyond `max_terms` are not among the frequencies; where few rows pass they must not look rare.
+            known = estimates | {name: frequency for name, (frequency, _) in found.frequencies.items()}
             finders = all_find(query.terms)
             found = self._find_passing(finders, sample, known=known)
         return self._answer(found, finders)

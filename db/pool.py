@@ -218,7 +218,8 @@ class Database:
         if call.space is None or call.ended_early() is not None:
             return
         with suppress(DatabaseUnavailable, PoolExhausted, StatementTimeout):
-            self.read(call, lambda conn: conn.execute(""), user_id=user_id)
+            # Behind a pooler it is `query` that asks for the space, along with the statement.
+            self.read(call, lambda conn: conn.query("", {}), user_id=user_id)
 
     def _run(self, call: Call, work: Callable[[Connection], T], user_id: Whose) -> T:
         with self._connection(call) as conn:

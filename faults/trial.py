@@ -26,8 +26,8 @@ CALLS_AFTER = 10
 # Refusals may come a moment after the first answers.
 SETTLING_S = 1.0
 
-# As many as one process works on at a time.
-ALL_THREADS = {"SearchSimilar": 24, "InsertVector": 12, "ImportVectors": 4}
+# As many as one process works on at a time at most: with an embedding provider.
+ALL_THREADS = {"SearchSimilar": 16, "InsertVector": 16, "ImportVectors": 4}
 FILLING_S = 0.4
 
 CALM_S = 20.0

@@ -38,10 +38,21 @@ def _processor() -> str:
     return platform.processor()
 
 
-def revision() -> str:
-    """Returns the commit that is checked out, with -dirty when files differ from it; empty outside git."""
+def revision(folder: Path = Path(__file__).parent) -> str:
+    """Returns the commit that is checked out, with -dirty when files differ from it; empty outside git.
+
+    Results do not count: a run that writes them after each part measures the same tree to its end.
+    """
     git = shutil.which("git")
     if git is None:
         return ""
-    command = [git, "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    def output(*arguments: str) -> str:
+        command = [git, "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    commit = output("describe", "--always")
+    changes = output(
+        "status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude,glob)**/results/**"
+    )
+    return f"{commit}-dirty" if changes else commit

@@ -21,6 +21,7 @@ _CHECK_BYTES = 8
 _AUDIT = struct.Struct(">q16s")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_NOT_OURS = "is not a page token of this service"
 
 
 def encode(position: str, scope: Message) -> str:
@@ -34,7 +35,10 @@ def decode(token: str, scope: Message) -> str:
     Raises:
         InvalidPageToken: When the token is malformed, or belongs to a request with other arguments.
     """
-    return _decode(token, scope).decode()
+    try:
+        return _decode(token, scope).decode()
+    except UnicodeDecodeError:  # made by hand, check and all
+        raise InvalidPageToken(_NOT_OURS) from None
 
 
 def encode_audit(position: AuditPosition, scope: Message) -> str:
@@ -44,8 +48,11 @@ def encode_audit(position: AuditPosition, scope: Message) -> str:
 
 def decode_audit(token: str, scope: Message) -> AuditPosition:
     """Returns the entry that the page before ended with; raises as `decode` does."""
-    microseconds, id_bytes = _AUDIT.unpack(_decode(token, scope))
-    return AuditPosition(_EPOCH + microseconds * _MICROSECOND, UUID(bytes=id_bytes))
+    try:
+        microseconds, id_bytes = _AUDIT.unpack(_decode(token, scope))
+        return AuditPosition(_EPOCH + microseconds * _MICROSECOND, UUID(bytes=id_bytes))
+    except (struct.error, OverflowError):  # likewise
+        raise InvalidPageToken(_NOT_OURS) from None
 
 
 def _encode(position: bytes, scope: Message) -> str:
@@ -56,7 +63,7 @@ def _decode(token: str, scope: Message) -> bytes:
     try:
         data = base64.b64decode(token.encode() + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except binascii.Error:
-        raise InvalidPageToken("is not a page token of this service") from None
+        raise InvalidPageToken(_NOT_OURS) from None
     check, position = data[1 : 1 + _CHECK_BYTES], data[1 + _CHECK_BYTES :]
     if data[:1] != _VERSION or check != _check(position, scope):
         raise InvalidPageToken("is not a page token of this service, or belongs to a request with other arguments")

@@ -169,8 +169,8 @@ class CallInterceptor(grpc.ServerInterceptor):
             with observed(context):
                 raise ShuttingDown("the server is shutting down")
 
-        _, make_handler = taken_apart(handler)
-        return make_handler(run_on(executor, refuse))
+        # Of one request, gRPC would wait for its arrival first, on a thread that health checks need.
+        return maker_for_streams(handler)(run_on(executor, refuse))
 
     def _observe(self, method: str, handler: Handler) -> Callable[[grpc.ServicerContext], ObservedCall]:
         """Returns what makes, for each call of a method, its context manager."""

@@ -106,7 +106,8 @@ class RequestArrivals:
         while not self._closing.wait(POLL_S):
             now = time.monotonic()
             overdue = 0
-            for context, call in list(self._awaited.items()):
+            # A copy is made in one go; a list of the items is not: what it allocates may run the garbage collector.
+            for context, call in self._awaited.copy().items():
                 if (fault := call.fault(now, draining=self._draining)) is not None:
                     _give_up(context, fault)
                     overdue += 1

@@ -5,6 +5,7 @@ all that listen on the port with SO_REUSEPORT.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import structlog
 
 from memory_service.addresses import nth, reserve
 from memory_service.config import Settings
+from memory_service.failures import CUT_OFF, FAILED
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +44,7 @@ class Supervisor:
         self._stop = stop
 
     def run(self) -> int:
-        """Returns the exit status: 0 when every worker ended cleanly after `stop` was set.
+        """Returns the exit status: once `stop` was set 0, or CUT_OFF when a worker had to cut calls off; else FAILED.
 
         Raises:
             AddressError: When a port cannot be bound.
@@ -61,8 +63,10 @@ class Supervisor:
             try:
                 succeeded = self._serve(workers, listen=listen, ops_listen=ops_listen)
             finally:
-                stopped = self._stop_all(workers)
-        return 0 if succeeded and stopped else 1
+                statuses = self._stop_all(workers)
+        if not succeeded or statuses - {0, CUT_OFF}:
+            return FAILED
+        return max(statuses)
 
     def _overrides(self, listen: str, ops_listen: str) -> dict[str, str]:
         """Returns the settings that workers must not find out themselves: flags were given to us alone.
@@ -100,13 +104,13 @@ class Supervisor:
                 return False
         return True
 
-    def _stop_all(self, workers: list["_Worker"]) -> bool:
+    def _stop_all(self, workers: list["_Worker"]) -> set[int]:
+        """Ends the workers; returns their exit statuses."""
         for worker in workers:
             worker.terminate()
         patience_s = self._settings.drain_delay_s + self._settings.drain_grace_s + STOP_MARGIN_S
         deadline_at = time.monotonic() + patience_s
-        clean = [worker.wait(until=deadline_at) for worker in workers]
-        return all(clean)
+        return {worker.wait(until=deadline_at) for worker in workers}
 
 
 class _Worker:
@@ -138,10 +142,10 @@ class _Worker:
         if self._process is not None:
             self._process.terminate()
 
-    def wait(self, *, until: float) -> bool:
-        """Waits for the process to end, killing it at `until` (time.monotonic()); returns whether its end was clean."""
+    def wait(self, *, until: float) -> int:
+        """Waits for the process to end, killing it at `until` (time.monotonic()); returns its exit status."""
         if (process := self._process) is None:
-            return True
+            return 0
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, until - time.monotonic()))
         if process.poll() is None:
@@ -149,7 +153,8 @@ class _Worker:
             process.kill()
         status = process.wait()
         self._release(process)
-        return status == 0
+        # Until it has taken the signal over, SIGTERM ends it by itself: nothing was begun by then.
+        return 0 if status == -signal.SIGTERM else status
 
     def _spawn(self) -> None:
         self._started_at = time.monotonic()

@@ -24,14 +24,14 @@ Ask = Callable[[str], str]
 Action = Literal["list", "quota", "erase"]
 
 DESCRIPTION = """\
-Works on the database itself, whether services are running or not. What `erase` does is written to the audit log, with
-"cli:" and the account that ran it.
+Works on the database itself, whether services are running or not. Erasing a user and setting a quota are written to the
+audit log, with "cli:" and the account that ran the command.
 """
 
 ERASE = """\
-Erases a user for good: memories, live and soft-deleted, conversations, counters, remembered requests. Asks for the user
-id once more unless --yes is given. Broken off, it goes on from there when it is run again. The audit log keeps who did
-what to which ids.
+Erases a user for good: memories, live and soft-deleted, conversations, counters, remembered requests, its quota. Asks
+for the user id once more unless --yes is given. Broken off, it goes on from there when it is run again. The audit log
+keeps who did what to which ids.
 """
 
 QUOTA = """\
@@ -42,6 +42,9 @@ services within 15 seconds. What the user has stored already stays, also where t
 
 DEFAULT_LIMIT = 100
 PAGE = 1_000
+MAX_CHARACTERS = 255
+
+_user_id = argument_types.text(MAX_CHARACTERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +83,11 @@ def add_actions(users: argparse.ArgumentParser) -> list[argparse.ArgumentParser]
     )
     listing.add_argument("--after", metavar="ID", default="", help="those that follow this user id")
     quota = actions.add_parser("quota", help="show or set what a user may store", description=QUOTA)
-    quota.add_argument("user_id", metavar="ID", help="the user")
+    quota.add_argument("user_id", metavar="ID", type=_user_id, help="the user")
     quota.add_argument("--memories", type=_amount, metavar="N", help="so many memories, soft-deleted ones included")
     quota.add_argument("--bytes", type=_amount, metavar="N", help="so many bytes, as GetStats counts them")
     erasing = actions.add_parser("erase", help="erase a user for good", description=ERASE)
-    erasing.add_argument("user_id", metavar="ID", help="the user")
+    erasing.add_argument("user_id", metavar="ID", type=_user_id, help="the user")
     erasing.add_argument("--dry-run", action="store_true", help="only count what there is to erase")
     erasing.add_argument("--yes", action="store_true", help="do not ask")
     return [listing, quota, erasing]

@@ -15,7 +15,10 @@ from memory_service.config import CLIENT_VARIABLES, Settings, variables
 from memory_service.v1 import memory_pb2 as pb
 from scripts.generate_docs import README, ROOT, TABLES, fill
 
-DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 RPCS = pb.DESCRIPTOR.services_by_name["MemoryService"].methods_by_name
 
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)

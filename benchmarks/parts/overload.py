@@ -38,6 +38,7 @@ FACTOR = 5
 DEADLINE_S = 2.0
 PROBE_EVERY_S = 0.02
 HEALTH_MS = 100.0
+HEALTH_TIMEOUT_S = 5.0
 KEPT = 0.8
 ACCEPTED_P99_MS = 1_000.0
 
@@ -169,10 +170,12 @@ class _Probe:
             while not self._ending.wait(PROBE_EVERY_S):
                 began = time.perf_counter()
                 try:
-                    stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+                    stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
                 except grpc.RpcError:
                     self.failures += 1
-                self.latencies_s.append(time.perf_counter() - began)
+                    self.latencies_s.append(HEALTH_TIMEOUT_S)  # a quick refusal is no quick answer
+                else:
+                    self.latencies_s.append(time.perf_counter() - began)
 
     def __enter__(self) -> Self:
         self._ending.clear()

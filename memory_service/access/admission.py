@@ -65,7 +65,7 @@ class AdmittedCall:
 
     __slots__ = (
         *("_admission", "_identified_at", "context", "last_request", "method", "principal"),
-        *("is_stream", "reply", "request_id"),
+        *("is_stream", "reply", "request_id", "user_id"),
     )
 
     def __init__(self, admission: "Admission", method: str, context: grpc.ServicerContext) -> None:
@@ -78,6 +78,8 @@ class AdmittedCall:
         """Who calls, once `begin` has found out."""
         self.last_request: Any = None
         """The request, of a stream the last one read; None before one was read."""
+        self.user_id = ""
+        """Whom the request names, of a stream the first one: a stream is about one user."""
         self.request_id = ""
         """Names the call in the log."""
         self.reply: Any = None
@@ -106,6 +108,8 @@ class AdmittedCall:
 
     def check(self, request: Any) -> Any:
         """Returns a request message that may be acted on; raises an AccessError for others."""
+        if self.last_request is None:
+            self.user_id = getattr(request, "user_id", "")
         self.last_request = request
         # A stream may go on for hours after its key was revoked or its token has expired.
         if time.monotonic() - self._identified_at > IDENTIFY_EVERY_S:

@@ -101,10 +101,11 @@ class Audit:
         self, call: AdmittedCall, *, reply: Message | None, code: grpc.StatusCode | None, reason: str | None
     ) -> AuditEntry:
         request: Message | None = call.last_request
-        ids: tuple[UUID, ...] = ()
-        # What a stream has done stands in the entries of its replies.
-        if not (call.is_stream and reply is None):
-            ids = memory_ids(reply) or memory_ids(request)
+        # Streams are read ahead: their last request may be one that nobody has looked at yet, about anybody.
+        user_id = getattr(request, "user_id", "") if code is grpc.StatusCode.PERMISSION_DENIED else call.user_id
+        ids = memory_ids(reply)
+        if not ids and not call.is_stream:  # what a stream has done stands in the entries of its replies
+            ids = memory_ids(request)
         count, key_id = len(ids), None
         if _role(call.method) is Role.ADMIN:
             count, key_id = _memory_count(request, reply), _key_id(request, reply)
@@ -113,7 +114,7 @@ class Audit:
             id=UUID(int=random.getrandbits(128)),  # `secrets` would ask the kernel
             subject=_safe(call.principal.subject),
             method=call.method.rpartition("/")[2],
-            user_id=_safe(getattr(request, "user_id", "")) or None,
+            user_id=_safe(user_id) or None,
             memory_ids=ids,
             memory_count=count,
             key_id=key_id,

@@ -1,7 +1,7 @@
-"""HTTP requests that take no longer than they may, whatever their other end does.
+"""HTTP requests that take no longer than they may once they are connected, whatever their other end does.
 
 The timeout of a socket begins anew with every byte: who sends one now and then holds whoever reads for hours, also
-within a header, where nobody could look at a clock.
+within a header, where nobody could look at a clock. Connecting, where need be through a proxy, has that timeout alone.
 """
 
 import socket

@@ -38,7 +38,7 @@ class JwksSource:
         self._tls = ssl.create_default_context()
 
     def fetch(self) -> list[Any]:
-        """Returns the keys as they are published, within FETCH_TIMEOUT_S for each of up to two requests.
+        """Returns the keys as they are published, in up to two requests of FETCH_TIMEOUT_S each, once connected.
 
         Raises:
             FetchFailed: When they cannot be had.

@@ -7,8 +7,8 @@ memories through an index and remembers the number for ten seconds, adding what 
 that is all. Near it, writers of the user take turns, and each counts within its transaction before and after: then
 the quota is exact, whatever other processes do, and so is what a policy for duplicates has left out.
 
-"Near" begins 1,000 memories or 16 MiB before the quota. A user can get past it only by storing more than that through
-other processes within the ten seconds.
+"Near" begins 1,000 memories or 16 MiB before the quota. A user can get past it only by storing more than that within
+the ten seconds through other processes, or through this one in the moment in which it counts.
 """
 
 import threading

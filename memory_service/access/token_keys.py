@@ -114,7 +114,8 @@ class TokenKeys:
         """Fetches the keys if it is time."""
         with self._fetching:
             current = self._current
-            if current is None or time.monotonic() - current.fetched_at >= REFRESH_S:
+            is_old = current is None or time.monotonic() - current.fetched_at >= REFRESH_S
+            if is_old and self._may_ask():
                 self._attempt()
 
     def _renewed(self, seen: KeySet | None) -> KeySet:
@@ -138,8 +139,11 @@ class TokenKeys:
     def _attempt_after(self, seen: KeySet | None) -> None:
         with self._fetching:
             # Another call may have fetched them while this one waited.
-            if self.trusted() is seen and time.monotonic() - self._attempted_at >= MIN_INTERVAL_S:
+            if self.trusted() is seen and self._may_ask():
                 self._attempt()
+
+    def _may_ask(self) -> bool:
+        return time.monotonic() - self._attempted_at >= MIN_INTERVAL_S
 
     def _attempt(self) -> None:
         self._attempted_at = time.monotonic()

@@ -97,8 +97,8 @@ class AdminServiceServicer:
     """
 
     def EraseUser(self, request, context):
-        """Erases a user for good: all memories, live and soft-deleted, conversations, counters, remembered requests and
-        what waits for an embedding. The audit log keeps who did what to which ids.
+        """Erases a user for good: all memories, live and soft-deleted, conversations, counters, remembered requests,
+        what waits for an embedding, and the user's own quota. The audit log keeps who did what to which ids.
 
         Goes on until nothing is left or the deadline passes; what was erased by then stays erased, and calling again
         goes on from there. A million memories take minutes. Writes of this user at the same time are erased as well or,

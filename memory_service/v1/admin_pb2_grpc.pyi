@@ -40,8 +40,8 @@ class AdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     EraseUser: _grpc.UnaryUnaryMultiCallable[_admin_pb2.EraseUserRequest, _admin_pb2.EraseUserResponse]
-    """Erases a user for good: all memories, live and soft-deleted, conversations, counters, remembered requests and
-    what waits for an embedding. The audit log keeps who did what to which ids.
+    """Erases a user for good: all memories, live and soft-deleted, conversations, counters, remembered requests,
+    what waits for an embedding, and the user's own quota. The audit log keeps who did what to which ids.
 
     Goes on until nothing is left or the deadline passes; what was erased by then stays erased, and calling again
     goes on from there. A million memories take minutes. Writes of this user at the same time are erased as well or,
@@ -84,8 +84,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     EraseUser: _aio.UnaryUnaryMultiCallable[_admin_pb2.EraseUserRequest, _admin_pb2.EraseUserResponse]  # type: ignore[assignment]
-    """Erases a user for good: all memories, live and soft-deleted, conversations, counters, remembered requests and
-    what waits for an embedding. The audit log keeps who did what to which ids.
+    """Erases a user for good: all memories, live and soft-deleted, conversations, counters, remembered requests,
+    what waits for an embedding, and the user's own quota. The audit log keeps who did what to which ids.
 
     Goes on until nothing is left or the deadline passes; what was erased by then stays erased, and calling again
     goes on from there. A million memories take minutes. Writes of this user at the same time are erased as well or,
@@ -131,8 +131,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.EraseUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.EraseUserResponse, _abc.Awaitable[_admin_pb2.EraseUserResponse]]:
-        """Erases a user for good: all memories, live and soft-deleted, conversations, counters, remembered requests and
-        what waits for an embedding. The audit log keeps who did what to which ids.
+        """Erases a user for good: all memories, live and soft-deleted, conversations, counters, remembered requests,
+        what waits for an embedding, and the user's own quota. The audit log keeps who did what to which ids.
 
         Goes on until nothing is left or the deadline passes; what was erased by then stays erased, and calling again
         goes on from there. A million memories take minutes. Writes of this user at the same time are erased as well or,

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -12,7 +13,7 @@ from memory_service.access.admission import Admission, AdmittedCall
 from memory_service.access.audit import Audit
 from memory_service.access.principal import EVERYONE, Principal, Role
 from memory_service.v1 import memory_pb2 as pb
-from tests.access.test_token_buckets import Clock
+from tests.clock import SecondsClock
 
 SERVICE = "/memory_service.v1.MemoryService/"
 ADA, BOB = (Principal(subject=f"key:{name}", role=Role.WRITER, scope=EVERYONE) for name in ("ada", "bob"))
@@ -53,12 +54,12 @@ def entries() -> Entries:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SecondsClock:
+    return SecondsClock()
 
 
 @pytest.fixture
-def trail(entries: Entries, clock: Clock) -> Audit:
+def trail(entries: Entries, clock: SecondsClock) -> Audit:
     return Audit(entries, level="writes", clock=lambda: datetime.now(UTC), monotonic=clock)
 
 
@@ -72,7 +73,9 @@ def end(trail: Audit, code: grpc.StatusCode, *, method: str = "InsertVector", ca
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED])
-def test_refusals_cannot_flood_the_log(trail: Audit, entries: Entries, clock: Clock, code: grpc.StatusCode) -> None:
+def test_refusals_cannot_flood_the_log(
+    trail: Audit, entries: Entries, clock: SecondsClock, code: grpc.StatusCode
+) -> None:
     burst = int(of_audit.REFUSALS_BURST_S * of_audit.REFUSALS_PER_S)
     for _ in range(1_000):
         end(trail, code)
@@ -97,3 +100,21 @@ def test_a_read_leaves_an_entry_only_where_it_was_denied(trail: Audit, entries: 
         end(trail, code, method="GetVector")
     assert [entry.code for entry in entries.made] == ["PERMISSION_DENIED"]
     assert entries.left_out == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "user_id"), [(grpc.StatusCode.INVALID_ARGUMENT, "ada"), (grpc.StatusCode.PERMISSION_DENIED, "bob")]
+)
+def test_what_a_stream_did_is_of_its_user_whatever_was_read_ahead(
+    trail: Audit, entries: Entries, code: grpc.StatusCode, user_id: str
+) -> None:
+    context: Any = Context()
+    call = AdmittedCall(Admission(audit=trail), SERVICE + "ImportVectors", context)
+    for named in ("ada", "bob"):  # the second one will be refused: a stream is about one user
+        call.check(pb.ImportVectorsRequest(user_id=named, memories=[pb.NewMemory(id=str(UUID(int=2)))]))
+    call.streamed(pb.ImportVectorsResponse(ids=[str(UUID(int=1))]))
+    call.end(code, "SOME_REASON")
+    assert [(entry.user_id, entry.memory_ids, entry.code) for entry in entries.made] == [
+        ("ada", (UUID(int=1),), "OK"),
+        (user_id, (), code.name),
+    ]

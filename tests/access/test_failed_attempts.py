@@ -10,7 +10,7 @@ from memory_service.access.authenticator import CredentialAuthenticator
 from memory_service.access.errors import CredentialsInvalid, CredentialsMissing, LimitExceeded
 from memory_service.access.failed_attempts import LIMIT, FailedAttempts, address_of, create_failed_attempts
 from memory_service.access.principal import DEVELOPER, Principal
-from tests.access.test_token_buckets import Clock
+from tests.clock import SecondsClock
 
 GOOD, WRONG = ("msk_good", "msk_wrong")
 
@@ -41,7 +41,7 @@ def peer(number: int, port: int = 1) -> str:
 
 
 def test_failures_are_limited_by_address_whatever_the_port() -> None:
-    clock = Clock()
+    clock = SecondsClock()
     failures = FailedAttempts(rate_per_s=2, burst_s=1, clock=clock)
     for port in range(2):
         assert not failures.used_up(peer(1, port))
@@ -59,7 +59,7 @@ def test_failures_are_limited_by_address_whatever_the_port() -> None:
 
 def test_addresses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failed_attempts, "MAX_ADDRESSES", 3)
-    failures = FailedAttempts(rate_per_s=1, burst_s=1, clock=Clock())
+    failures = FailedAttempts(rate_per_s=1, burst_s=1, clock=SecondsClock())
     for number in range(10):
         failures.count(peer(number))
     assert [number for number in range(10) if failures.used_up(peer(number))] == [7, 8, 9]
@@ -109,7 +109,7 @@ class Asked:
 
 def test_good_credentials_are_let_in_whatever_their_neighbours_do() -> None:
     keys = Asked()
-    failures = FailedAttempts(rate_per_s=1, burst_s=2, clock=Clock())
+    failures = FailedAttempts(rate_per_s=1, burst_s=2, clock=SecondsClock())
     authenticate: Any = CredentialAuthenticator(keys=keys, tokens=None, failures=failures)
     for credential, expected in (
         (WRONG, CredentialsInvalid),

@@ -6,11 +6,11 @@ from structlog.testing import capture_logs
 
 from memory_service.access.refusals import LIMITS, Refusals
 from memory_service.config import variables
-from tests.access.test_token_buckets import Clock
+from tests.clock import SecondsClock
 
 
 def test_each_is_counted_and_the_log_told_once_a_second() -> None:
-    clock, registry = Clock(), CollectorRegistry()
+    clock, registry = SecondsClock(), CollectorRegistry()
     refusals = Refusals(registry, clock=clock)
     with capture_logs() as events:
         for _ in range(5):

@@ -274,6 +274,18 @@ def test_failures_say_why_and_what_was_meant(admin: AdminServiceStub, stub: Memo
     ]
 
 
+def test_a_chunk_is_written_down_for_its_own_user_whomever_the_next_one_names(
+    admin: AdminServiceStub, stub: MemoryServiceStub, user_id: str
+) -> None:
+    with ImportStream(stub, user_id) as stream:
+        stream.send([secret_memory()])
+        stream.send([secret_memory()], user_id=f"{user_id}-other")
+        stored = list(stream.acknowledgement().ids)
+        assert stream.failure().reason == "INVALID_FIELD"
+    found = entries_once_there(admin, 2, user_id=user_id)
+    assert [(entry.code, list(entry.memory_ids)) for entry in found] == [("OK", stored), ("INVALID_ARGUMENT", [])]
+
+
 def test_reads_leave_nothing_unless_they_were_denied(
     admin: AdminServiceStub, stub: MemoryServiceStub, server: ServerProcess, module_database_url: str, user_id: str
 ) -> None:

@@ -15,7 +15,7 @@ from tests.fuzz.services import Rpc
 # No input that fits a request takes a service that long, unless it hangs.
 DEADLINE_S = 20.0
 # No more than the service has threads and connections for: calls that are turned away find nothing.
-AT_ONCE, FEW_AT_ONCE = 6, 2
+AT_ONCE, FEW_AT_ONCE = 4, 2
 
 # How a service may answer whatever it is sent.
 ALLOWED = {

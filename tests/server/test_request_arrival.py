@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from db.errors import StatementTimeout
-from memory_service import interceptors, request_arrival
+from memory_service import interceptors, request_arrival, server
 from memory_service.request_arrival import RequestArrivals
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceServicer
@@ -27,8 +27,8 @@ def seven() -> MemoryServiceServicer:
 
 
 @contextmanager
-def silent_calls(listener: Listener, count: int) -> Iterator[list[Any]]:
-    """Begins calls over one connection and sends no request; yields them once they have reached the server."""
+def silent_calls(listener: Listener, count: int, *, refused: bool = False) -> Iterator[list[Any]]:
+    """Begins calls over one connection and sends no request; yields them once they wait, unless they are refused."""
     ended = threading.Event()
 
     def nothing() -> Iterator[bytes]:
@@ -38,7 +38,7 @@ def silent_calls(listener: Listener, count: int) -> Iterator[list[Any]]:
     # On the wire, a call with a stream of requests begins as any other.
     begin: Callable[..., Any] = listener.channel.stream_stream(GET_STATS)
     calls = [begin(nothing()) for _ in range(count)]
-    wait_for(lambda: listener.server.bulkheads.reads.calls >= count)
+    wait_for(lambda: refused or listener.server.bulkheads.reads.calls >= count)
     yield calls
     ended.set()
     for call in calls:
@@ -183,6 +183,23 @@ def test_silent_calls_hold_up_no_drain(start_listener: StartListener) -> None:
         assert time.monotonic() - started_at < 5
         # The connection may go before the news of the call's end has come, which then is gRPC's own.
         assert codes(silent) == {grpc.StatusCode.UNAVAILABLE}
+
+
+def test_those_that_begin_during_a_drain_are_refused_at_once(
+    start_listener: StartListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "REFUSING_S", 1.0)
+    listener = start_listener(seven(), drain_grace_s=20.0)
+    assert listener.stub.GetStats(pb.GetStatsRequest(), timeout=5) == SEVEN
+    with ThreadPoolExecutor(1) as threads:
+        started_at = time.monotonic()
+        draining = threads.submit(listener.server.drain)
+        time.sleep(0.3)
+        with silent_calls(listener, 6, refused=True) as silent:
+            assert codes(silent) == {grpc.StatusCode.UNAVAILABLE}
+            assert reasons(silent) == {"DATABASE_UNAVAILABLE"}
+            assert draining.result(timeout=10)
+        assert time.monotonic() - started_at < 5
 
 
 def test_a_call_that_ends_without_request_is_told(start_listener: StartListener) -> None:

@@ -14,6 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from memory_service import config, supervisor
+from memory_service.failures import CUT_OFF
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.v1.memory_pb2_grpc import MemoryServiceStub
 from tests.fix_server import ServerProcess, StartServer, open_channel
@@ -104,29 +105,45 @@ def test_it_gives_up_when_no_worker_starts(monkeypatch: pytest.MonkeyPatch) -> N
     assert {event["status"] for event in events if event["event"] == "worker_died"} == {3}
 
 
-def test_a_worker_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(supervisor, "STOP_MARGIN_S", 0.3)
+def supervise_and_stop(monkeypatch: pytest.MonkeyPatch, on_sigterm: str, folder: Path) -> int:
+    """Tells a supervisor to stop once its two workers, which take SIGTERM so, run; returns its exit status."""
     script = (
         "import os, pathlib, signal, time\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        f"pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n"
-        "os.write(1, b'ready\\n')\n"
+        f"signal.signal(signal.SIGTERM, {on_sigterm})\n"
+        f"pathlib.Path({str(folder)!r}, str(os.getpid())).touch()\n"
         "time.sleep(60)\n"
     )
     stop = threading.Event()
 
-    def stop_when_ready() -> None:
+    def stop_when_running() -> None:
         deadline_at = time.monotonic() + READY_LIMIT_S
-        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline_at:
+        while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline_at:
             time.sleep(0.05)
         stop.set()
 
-    threading.Thread(target=stop_when_ready).start()
+    threading.Thread(target=stop_when_running).start()
+    return supervise(monkeypatch, script, stop)
+
+
+def test_a_worker_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(supervisor, "STOP_MARGIN_S", 0.3)
     with capture_logs() as events:
-        assert supervise(monkeypatch, script, stop) == 1
+        assert supervise_and_stop(monkeypatch, "signal.SIG_IGN", tmp_path) == 1
     killed = {event["pid"] for event in events if event["event"] == "worker_killed"}
     assert killed == {int(path.name) for path in tmp_path.iterdir()}
     assert not any(psutil.pid_exists(pid) for pid in killed)
+
+
+def test_workers_told_to_stop_while_they_start_have_failed_at_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with capture_logs() as events:
+        assert supervise_and_stop(monkeypatch, "signal.SIG_DFL", tmp_path) == 0
+    assert not events
+
+
+def test_calls_that_a_worker_cut_off_show_in_the_exit_status(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert supervise_and_stop(monkeypatch, f"lambda *_: os._exit({CUT_OFF})", tmp_path) == CUT_OFF
 
 
 def test_workers_get_what_was_decided_on_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

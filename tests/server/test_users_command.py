@@ -148,6 +148,15 @@ def test_a_quota_is_a_number(capsys: pytest.CaptureFixture[str], amount: str) ->
     assert "neither a number" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("action", ["quota", "erase"])
+@pytest.mark.parametrize("user_id", ["", "x" * 256], ids=len)
+def test_a_user_has_an_id(capsys: pytest.CaptureFixture[str], action: str, user_id: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["users", action, user_id])
+    assert ended.value.code == 2
+    assert "1 to 255 characters" in capsys.readouterr().err
+
+
 def test_as_a_command(url: str, database: Database) -> None:
     store(database, "ada", new_memory())
     run = subprocess.run(

@@ -21,6 +21,12 @@ def database(database_url: str, open_database: Callable[..., Database]) -> Datab
     return open_database(database_url, min_size=1, max_size=2)
 
 
+@pytest.fixture(params=[None, False], ids=["sessions", "as behind a pooler"])
+def here(request: pytest.FixtureRequest, database_url: str, open_database: Callable[..., Database]) -> Database:
+    """A view of such a pool for calls of HERE."""
+    return open_database(database_url, min_size=1, max_size=2, prepared_statements=request.param).in_space(HERE)
+
+
 def losing_its_session(url: str, *, moves_to: EmbeddingSpace) -> Callable[[Connection], None]:
     """Returns a change whose session ends under way, and whose database is of another space then."""
 
@@ -42,13 +48,11 @@ def test_views_of_one_pool_meet_their_own_space_alone(database: Database) -> Non
     assert here.statistics()["pool_size"] == elsewhere.statistics()["pool_size"]
 
 
-def test_a_change_that_a_move_undid_says_so(database: Database, database_url: str) -> None:
-    here = database.in_space(HERE)
+def test_a_change_that_a_move_undid_says_so(here: Database, database_url: str) -> None:
     with pytest.raises(EmbeddingSpaceChanged):
         here.write(here.call(), losing_its_session(database_url, moves_to=ELSEWHERE), user_id=ACROSS_USERS)
 
 
-def test_a_change_lost_otherwise_says_no_such_thing(database: Database, database_url: str) -> None:
-    here = database.in_space(HERE)
+def test_a_change_lost_otherwise_says_no_such_thing(here: Database, database_url: str) -> None:
     with pytest.raises(DatabaseUnavailable):
         here.write(here.call(), losing_its_session(database_url, moves_to=HERE), user_id=ACROSS_USERS)

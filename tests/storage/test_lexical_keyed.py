@@ -19,7 +19,7 @@ from db.memory import NewMemory
 from db.pool import Database
 from db.wall import ACROSS_USERS
 from tests.storage.bm25_oracle import Stems, stored_stems
-from tests.storage.lexical_calls import SMALL, planned, search
+from tests.storage.lexical_calls import SMALL, planned, search, words
 from tests.storage.sample_memories import NOW, new_memory, soft_delete, store
 
 ROWS = 300
@@ -161,6 +161,16 @@ def test_a_filters_keys_find_where_they_select_few(
     assert ran == ["lexical.terms", *names]
     assert answer.scores
     assert not answer.maybe_incomplete
+
+
+@pytest.mark.parametrize("wanted", [{"conversation_id": "c20"}, {"min_importance": 10}], ids=["by keys", "by words"])
+def test_a_common_word_does_not_look_rare_where_a_filter_leaves_few(
+    database: Database, timed: dict[UUID, NewMemory], wanted: dict[str, Any]
+) -> None:
+    assert timed
+    asked = words("harbour ice boat", max_terms=2)
+    answer = search(database, "timed", asked, bounds=SMALL, limit=30, filter=Filter(**wanted))
+    assert [term.lexeme for term in answer.terms] == ["boat", "ice"]
 
 
 @pytest.mark.parametrize(("phrase", "keyed"), [("own61 harbour", False), ("harbour ice", True)])

@@ -19,7 +19,7 @@ from memory_service.access.quotas import NEAR_MEMORIES, NO_QUOTAS, REMEMBERED_S,
 from memory_service.limits import limits_of
 from memory_service.v1 import memory_pb2 as pb
 from memory_service.writing import Writing
-from tests.access.test_token_buckets import Clock
+from tests.clock import SecondsClock
 from tests.storage.concurrency import at_once
 from tests.storage.sample_memories import DIMENSIONS, NOW, hard_delete, soft_delete
 
@@ -27,7 +27,9 @@ VECTOR = pb.Vector(floats=pb.FloatArray(values=[1.0] * DIMENSIONS))
 BYTES_OF_ONE = len("text") + len("{}") + 2 * DIMENSIONS
 
 
-def writing_under(database: Database, *, memories: int = 0, bytes_: int = 0, clock: Clock | None = None) -> Writing:
+def writing_under(
+    database: Database, *, memories: int = 0, bytes_: int = 0, clock: SecondsClock | None = None
+) -> Writing:
     allowed = Usage(memories=memories, bytes=bytes_)
     return Writing(
         database=database,
@@ -35,7 +37,7 @@ def writing_under(database: Database, *, memories: int = 0, bytes_: int = 0, clo
         dimensions=DIMENSIONS,
         limits=limits_of(config.load(embedder="none", embedding_dimensions=DIMENSIONS)),
         clock=lambda: NOW,
-        quotas=UserQuotas(database, allowed, dimensions=DIMENSIONS, clock=clock or Clock()),
+        quotas=UserQuotas(database, allowed, dimensions=DIMENSIONS, clock=clock or SecondsClock()),
     )
 
 
@@ -132,7 +134,7 @@ def test_a_quota_counts_also_where_there_is_none_for_all(database: Database, use
 
 
 def test_a_change_of_a_quota_is_noticed_within_ten_seconds(database: Database, user_id: str) -> None:
-    clock = Clock()
+    clock = SecondsClock()
     writing = writing_under(database, memories=NEAR_MEMORIES * 2, clock=clock)
     insert(writing, user_id)
     set_quota(database, user_id, memories=1)
@@ -260,7 +262,7 @@ class CountedDatabase(UserQuotas):
 
 
 def test_far_from_the_quota_a_user_is_counted_once_in_ten_seconds(database: Database, user_id: str) -> None:
-    clock = Clock()
+    clock = SecondsClock()
     allowed = Usage(memories=NEAR_MEMORIES + 10)
     quotas = CountedDatabase(database, allowed, dimensions=DIMENSIONS, clock=clock)
 
