@@ -2,10 +2,10 @@
 
 import os
 import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -16,6 +16,17 @@ log = structlog.get_logger(__name__)
 
 MAJOR = 18
 SAY_EVERY_S = 10.0
+
+# Gives up root and becomes the program. Popen's own `user` does it between fork and exec, and fork first runs gRPC's
+# handlers, which may wait for ever while calls are under way (grpc/grpc#34442); without it Popen uses vfork.
+BECOME = """
+import os, sys
+uid, gid = int(sys.argv[1]), int(sys.argv[2])
+os.setgroups([])
+os.setgid(gid)
+os.setuid(uid)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class ProgramFailed(Exception):
@@ -83,7 +94,7 @@ class Programs:
     def _run(self, program: str, *arguments: str, cwd: Path) -> None:
         started = time.monotonic()
         process = subprocess.Popen(  # noqa: S603 - our own program, no shell
-            [self._bin / program, *arguments],
+            [*self._as_account(), str(self._bin / program), *arguments],
             cwd=cwd,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -93,7 +104,6 @@ class Programs:
             text=True,
             umask=0o077,
             start_new_session=True,
-            **self._switch(),
         )
         with process:
             try:
@@ -104,10 +114,10 @@ class Programs:
         if process.returncode != 0:
             raise ProgramFailed(output.strip())
 
-    def _switch(self) -> dict[str, Any]:
+    def _as_account(self) -> list[str]:
         if not self._account.is_other:
-            return {}
-        return {"user": self._account.uid, "group": self._account.gid, "extra_groups": []}
+            return []
+        return [sys.executable, "-I", "-S", "-c", BECOME, str(self._account.uid), str(self._account.gid)]
 
 
 def _wait(process: subprocess.Popen[str], program: str, started: float) -> str:
