@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import psycopg
 import pytest
 
@@ -14,13 +15,14 @@ from db.connection import Connection, Statement, name_of
 from db.pool import Database
 from db.search_plan import SearchTuning
 from db.user_sizes import UserSizes
+from db.vectors import Embedding, normalize
 from memory_service import config, ranked_search
 from memory_service.limits import limits_of
 from memory_service.messages.ranking_request import RankingDefaults
 from memory_service.searching import Searching
 from memory_service.v1 import memory_pb2 as pb
 from tests.api.messages import axis
-from tests.storage.sample_memories import DIMENSIONS, LATER, NOW, new_memory, store, unit
+from tests.storage.sample_memories import DIMENSIONS, LATER, NOW, new_memory, store
 
 # Of a hybrid search with all options, in order.
 STATEMENTS = [
@@ -58,20 +60,33 @@ def searching(database: Database, monkeypatch: pytest.MonkeyPatch) -> Searching:
     )
 
 
+# To the request below, by a memory's number. Three are nearer than the others, which are equally near: so it is certain
+# what is found by meaning (these), by words (0 to 2), and beside those in the conversation (3 and 6).
+COSINES = {0: 1.0, 4: 0.5, 5: 0.4}
+
+
 @pytest.fixture
 def ids(database: Database, user_id: str) -> list[UUID]:
-    """A conversation, the best first for the request below; the last two are reached as neighbours only."""
+    """A conversation, the best first for the request below."""
     memories = [
         new_memory(
             content=f"{'harbour ' * (6 - number)} number {number}" if number < 6 else "a cello",
             conversation_id="c",
-            embedding=unit(number) if number else unit(0),
+            embedding=at_cosine(COSINES.get(number, 0.0), number),
             created_at=NOW + timedelta(minutes=number),
         )
         for number in range(8)
     ]
     store(database, user_id, *memories)
     return [memory.id for memory in memories]
+
+
+def at_cosine(cosine: float, axis: int) -> Embedding:
+    """Returns an embedding of this cosine with the first axis, the rest of it along another."""
+    vector = np.zeros(DIMENSIONS)
+    vector[axis] = np.sqrt(1 - cosine**2)
+    vector[0] += cosine
+    return normalize(vector)
 
 
 def request(user_id: str) -> pb.SearchSimilarRequest:
@@ -138,13 +153,16 @@ def test_a_memory_that_vanishes_meanwhile_makes_room_for_another(  # noqa: PLR09
     how: str,
     number: int,
 ) -> None:
+    vanished = []
+
     def vanish() -> None:
         with psycopg.connect(module_database_url, autocommit=True) as other:
-            assert other.execute(VANISHING[how], [user_id, ids[0]]).rowcount == 1
+            vanished.append(other.execute(VANISHING[how], [user_id, ids[0]]).rowcount)
 
     before(number, vanish)
     best = found(searching, user_id)
 
+    assert vanished == [1]
     assert len(best) == LIMIT
     read = STATEMENTS.index("fetch.chosen")
     assert (ids[0] in best) == (number > read), "what is gone before it is read is no result"
