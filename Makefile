@@ -66,7 +66,7 @@ fuzz: $(VENV)/.installed-dev ## Fuzz a running service, 50,000 inputs (15 minute
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 .PHONY: bench
-bench: $(VENV)/.installed-bench ## Measure against plain psycopg, small (under 5 minutes on 2 quiet cores)
+bench: $(VENV)/.installed-bench ## Measure against plain psycopg, small (under 6 minutes on 2 quiet cores)
 	$(BIN)/python -m benchmarks --mode quick $(ARGS)
 
 .PHONY: bench-full

@@ -89,7 +89,7 @@ def _arguments() -> argparse.Namespace:
         "its own and removes everything afterwards. Results are added to those of earlier runs, part by part.",
     )
     parser.add_argument(
-        "--mode", choices=list(SCALES), default="quick", help="quick: under 5 minutes; tiny: proves that it runs"
+        "--mode", choices=list(SCALES), default="quick", help="quick: under 6 minutes; tiny: proves that it runs"
     )
     parser.add_argument(
         "--only", action="append", choices=list(PARTS), metavar="NAME", help=f"one part of: {', '.join(PARTS)}"

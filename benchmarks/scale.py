@@ -1,4 +1,4 @@
-"""How much of everything a run measures: quick (under 5 minutes on 2 cores), full, and tiny for the tests."""
+"""How much of everything a run measures: quick (under 6 minutes on 2 cores), full, and tiny for the tests."""
 
 from dataclasses import dataclass
 
